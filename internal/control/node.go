@@ -1,0 +1,36 @@
+package control
+
+import "context"
+
+// Node is what the server needs of a daemon. Methods may be called from many goroutines at once, return as soon as
+// ctx ends, and report failures as *Error; any other error is sent as CodeInternal.
+type Node interface {
+	Status(ctx context.Context) (*Status, error)
+	Version(ctx context.Context) (*VersionInfo, error)
+	// Health says whether this node takes its part: it knows a leader and has attached what it holds.
+	Health(ctx context.Context) Health
+
+	ResourceCreate(ctx context.Context, r *ResourceCreateRequest) (*ResourceRecord, error)
+	ResourceDelete(ctx context.Context, resource string, r *ResourceDeleteRequest) error
+	ResourceList(ctx context.Context) ([]ResourceRecord, error)
+	ResourceShow(ctx context.Context, resource string) (*ResourceRecord, error)
+
+	Primary(ctx context.Context, resource string, r *PrimaryRequest) (*RoleChange, error)
+	Secondary(ctx context.Context, resource string) (*RoleChange, error)
+	Connect(ctx context.Context, resource string, r *PeerRequest) error
+	Disconnect(ctx context.Context, resource string, r *PeerRequest) error
+	ResyncStatus(ctx context.Context, resource string) (*ResyncStatus, error)
+
+	// Events calls emit for the events the node still has, oldest first, and with Follow for those that happen until
+	// ctx ends. It returns the error of emit, and nil when there is nothing more to come.
+	Events(ctx context.Context, r EventsRequest, emit func(Event) error) error
+
+	Token(ctx context.Context, r *TokenRequest) (*Token, error)
+	NodeList(ctx context.Context) ([]NodeInfo, error)
+
+	// Join admits a new member. token is the id of the token the connection was made with.
+	Join(ctx context.Context, token string, r *JoinRequest) (*JoinReply, error)
+	// PrepareReplica and DropReplica are asked by another node, or by this one of itself (from is then empty).
+	PrepareReplica(ctx context.Context, from string, r *PrepareReplicaRequest) (*PreparedReplica, error)
+	DropReplica(ctx context.Context, from string, r *DropReplicaRequest) error
+}

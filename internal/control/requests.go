@@ -1,0 +1,171 @@
+package control
+
+import "time"
+
+// Promotion is the promotion policy of a resource.
+type Promotion string
+
+// The promotion policies.
+const (
+	PromotionAuto   Promotion = "auto"
+	PromotionManual Promotion = "manual"
+)
+
+// Ack is what an acknowledged write means.
+type Ack string
+
+// The acknowledgement policies: every in-sync replica's device has accepted the write, or it is on stable media there.
+const (
+	AckDevice  Ack = "device"
+	AckDurable Ack = "durable"
+)
+
+// MetadataInternal as the Metadata of a replica means: at the end of the disk itself.
+const MetadataInternal = "internal"
+
+// Replica is the place of one replica of a resource.
+type Replica struct {
+	Node string `json:"node"`
+	Path string `json:"path"` // of the file or block device, on that node
+}
+
+// ResourceCreateRequest asks for a new resource.
+type ResourceCreateRequest struct {
+	Name      string    `json:"name"`
+	SizeBytes uint64    `json:"size-bytes"`
+	Replicas  []Replica `json:"replicas"`
+	// Metadata is empty for a file in each node's directory, MetadataInternal, or a path that is used on every node.
+	Metadata  string    `json:"metadata,omitempty"`
+	Promotion Promotion `json:"promotion,omitempty"` // empty: auto
+	Preferred string    `json:"preferred,omitempty"` // empty: the node of the first replica
+	Ack       Ack       `json:"ack,omitempty"`       // empty: device
+	// AssumeClean is the operator's word that the disks hold the same data already.
+	AssumeClean bool `json:"assume-clean,omitempty"`
+	// Force allows disks that hold something else.
+	Force bool `json:"force,omitempty"`
+}
+
+// ResourceDeleteRequest asks for the end of a resource. The disks keep their data.
+type ResourceDeleteRequest struct {
+	Force bool `json:"force,omitempty"` // also with a replica that can't be reached
+}
+
+// ResourceRecord is a resource as the cluster has committed it.
+type ResourceRecord struct {
+	Name       string           `json:"name"`
+	ID         string           `json:"id"` // 32 hexadecimal digits
+	SizeBytes  uint64           `json:"size-bytes"`
+	Generation uint64           `json:"generation"`
+	Primary    string           `json:"primary"`
+	Clean      bool             `json:"clean"` // the last Primary left in good order
+	Hold       bool             `json:"hold"`  // no automatic promotion until `duet primary`
+	InSync     []string         `json:"in-sync"`
+	Replicas   []ReplicaRecord  `json:"replicas"`
+	Promotion  Promotion        `json:"promotion"`
+	Preferred  string           `json:"preferred"`
+	Ack        Ack              `json:"ack"`
+	History    []GenerationNote `json:"history"` // newest last
+	// Warnings are for the one who created it: no witness, a full initial sync, ...
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// ReplicaRecord is a replica as the cluster has committed it.
+type ReplicaRecord struct {
+	Node     string `json:"node"`
+	Slot     int    `json:"slot"`
+	Path     string `json:"path"`
+	Metadata string `json:"metadata"`
+}
+
+// GenerationNote is one entry of a resource's history.
+type GenerationNote struct {
+	Generation uint64   `json:"generation"`
+	Kind       string   `json:"kind"`
+	Primary    string   `json:"primary"`
+	InSync     []string `json:"in-sync"`
+	Forced     bool     `json:"forced,omitempty"`
+	Reason     string   `json:"reason,omitempty"`
+}
+
+// PrimaryRequest asks a node to become Primary.
+type PrimaryRequest struct {
+	Force bool `json:"force,omitempty"`
+}
+
+// RoleChange is the result of a change of role.
+type RoleChange struct {
+	Role       Role   `json:"role"`
+	Generation uint64 `json:"generation"`
+	Message    string `json:"message,omitempty"` // what else the operator should know
+}
+
+// PeerRequest names the peer a connect or disconnect is about; empty means all peers.
+type PeerRequest struct {
+	Peer string `json:"peer,omitempty"`
+}
+
+// TokenRequest asks for a join token.
+type TokenRequest struct {
+	TTL Duration `json:"ttl"`
+}
+
+// Token is a join token and when it stops working.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// JoinRequest is what `duet join` says to a member, over the connection its token admits it to.
+type JoinRequest struct {
+	Name       string   `json:"name"`
+	Kind       NodeKind `json:"kind"`
+	Address    string   `json:"address"`     // where the other nodes reach this one
+	NBDAddress string   `json:"nbd-address"` // empty for a witness
+	CSR        []byte   `json:"csr,omitempty"`
+}
+
+// JoinReply makes a directory that of a member.
+type JoinReply struct {
+	ClusterID   string   `json:"cluster-id"`
+	Certificate []byte   `json:"certificate,omitempty"` // PEM
+	CA          []byte   `json:"ca,omitempty"`          // PEM
+	CAKey       []byte   `json:"ca-key,omitempty"`      // PEM; data nodes only
+	Peers       []Member `json:"peers"`
+}
+
+// Member is a node's name and where it is reached.
+type Member struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}
+
+// EventsRequest says which events are wanted.
+type EventsRequest struct {
+	Resource string // empty: all
+	Follow   bool   // go on with those that happen from now on
+}
+
+// PrepareReplicaRequest asks a node to make or check the disk and the metadata of a replica, so that the resource can
+// be committed. The node keeps both open, or locked, until the resource is committed or DropReplica undoes it.
+type PrepareReplicaRequest struct {
+	Resource  string `json:"resource"`
+	ID        string `json:"id"` // 32 hexadecimal digits; also what DropReplica must match
+	Slot      int    `json:"slot"`
+	SizeBytes uint64 `json:"size-bytes"`
+	Path      string `json:"path"`
+	Metadata  string `json:"metadata,omitempty"` // as in ResourceCreateRequest
+	Force     bool   `json:"force,omitempty"`
+}
+
+// PreparedReplica is what PrepareReplica found and did.
+type PreparedReplica struct {
+	Created  bool   `json:"created"`  // the disk was absent and is all holes now
+	Path     string `json:"path"`     // absolute
+	Metadata string `json:"metadata"` // absolute, or MetadataInternal
+}
+
+// DropReplicaRequest asks a node to undo PrepareReplica: to remove the metadata, and the disk if it was created.
+type DropReplicaRequest struct {
+	Resource string `json:"resource"`
+	ID       string `json:"id"`
+}
