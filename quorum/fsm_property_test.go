@@ -1,0 +1,184 @@
+package quorum
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// machine drives the state machine with commands that are mostly plausible, and remembers enough to check that what
+// the record promises was kept.
+type machine struct {
+	s *State
+	// promotedAs is the incarnation at each promotion, by generation.
+	promotedAs map[uint64]uint64
+}
+
+func nodeName() *rapid.Generator[string] { return rapid.SampledFrom([]string{"a", "b", "c", "w", "z"}) }
+
+// near draws a number that is usually n and sometimes just beside it.
+func near(t *rapid.T, label string, n uint64) uint64 {
+	switch rapid.IntRange(0, 9).Draw(t, label) {
+	case 0:
+		return n + 1
+	case 1:
+		return n - min(n, 1)
+	default:
+		return n
+	}
+}
+
+func (m *machine) resource() *Resource { return m.s.Resources["r"] }
+
+func (m *machine) generation(t *rapid.T) uint64 {
+	if r := m.resource(); r != nil {
+		return near(t, "generation", r.Generation)
+	}
+	return rapid.Uint64Range(0, 2).Draw(t, "generation")
+}
+
+func (m *machine) incarnation(t *rapid.T, node string) uint64 {
+	return near(t, "incarnation", m.s.Nodes[node].Incarnation)
+}
+
+// proposer draws who proposes: usually the Primary.
+func (m *machine) proposer(t *rapid.T) (string, uint64) {
+	r := m.resource()
+	if r == nil || r.Primary == "" || rapid.IntRange(0, 9).Draw(t, "stranger") == 0 {
+		node := nodeName().Draw(t, "proposer")
+		return node, m.incarnation(t, node)
+	}
+	return r.Primary, near(t, "incarnation", r.PrimaryIncarnation)
+}
+
+// command draws a command; one function per kind keeps this table short.
+func (m *machine) command(t *rapid.T) Command {
+	node := nodeName().Draw(t, "node")
+	proposer, proposerInc := m.proposer(t)
+	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "remove", "add", "add", "detach", "register", "register",
+		"create", "delete", "remove-node"}).Draw(t, "kind") {
+	case "promote":
+		return Promote{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
+	case "demote":
+		return Demote{Resource: "r", Generation: m.generation(t), Node: proposer, Incarnation: proposerInc,
+			Clean: rapid.Bool().Draw(t, "clean"), Hold: rapid.Bool().Draw(t, "hold")}
+	case "remove":
+		return RemoveInSync{Resource: "r", Generation: m.generation(t), Proposer: proposer, ProposerInc: proposerInc, Target: node}
+	case "add":
+		return AddInSync{Resource: "r", Generation: m.generation(t), Proposer: proposer, ProposerInc: proposerInc,
+			Target: node, TargetInc: m.incarnation(t, node), TargetPromised: m.generation(t)}
+	case "detach":
+		return Detach{Resource: "r", Generation: m.generation(t), Proposer: proposer, ProposerInc: proposerInc}
+	case "register":
+		n := m.s.Nodes[node]
+		return RegisterNode{Node: node, Incarnation: near(t, "incarnation", n.Incarnation+1), RunID: fmt.Sprint(n.Incarnation + 1),
+			BootID: rapid.SampledFrom([]string{n.BootID, n.BootID + "'"}).Draw(t, "boot"), Address: node + ":7600"}
+	case "create":
+		return create(rapid.SampledFrom([][]string{{"a"}, {"a", "b"}, {"a", "b", "c"}}).Draw(t, "set")...)
+	case "delete":
+		if rapid.IntRange(0, 4).Draw(t, "really") > 0 {
+			return mark{}
+		}
+		return DeleteResource{Resource: "r", Generation: m.generation(t)}
+	default:
+		return RemoveNode{Node: "z", Generations: map[string]uint64{"r": m.generation(t)}}
+	}
+}
+
+func (m *machine) step(t *rapid.T) {
+	c := m.command(t)
+	before := m.resource()
+	next, out := apply(m.s, c)
+	if err := next.check(); err != nil {
+		t.Fatalf("%s %+v: %v", c.kind(), c, err)
+	}
+	if out.Code != codeOK {
+		if next != m.s {
+			t.Fatalf("%s was not accepted, yet changed the state", c.kind())
+		}
+		return
+	}
+	m.s = next
+	after := m.resource()
+	if before == after {
+		return
+	}
+	switch {
+	case before == nil || after == nil:
+		m.promotedAs = map[uint64]uint64{}
+		return
+	case after.Generation != before.Generation+1:
+		t.Fatalf("%s: generation %d -> %d", c.kind(), before.Generation, after.Generation)
+	case after.PrimarySince < before.PrimarySince:
+		t.Fatalf("%s: Primary since %d -> %d", c.kind(), before.PrimarySince, after.PrimarySince)
+	case after.LossCount < before.LossCount:
+		t.Fatalf("%s: loss count %d -> %d", c.kind(), before.LossCount, after.LossCount)
+	}
+	if p, ok := c.(Promote); ok {
+		m.promotedAs[after.Generation] = p.Incarnation
+	}
+	m.checkRoles(t, before, after)
+}
+
+// checkRoles checks the invariants I1 and I5 of the protocol, and that every way out of the set is written down.
+func (m *machine) checkRoles(t *rapid.T, before, after *Resource) {
+	if after.Primary != "" && m.promotedAs[after.PrimarySince] != after.PrimaryIncarnation {
+		t.Fatalf("Primary %s acts as incarnation %d, promoted as %d", after.Primary, after.PrimaryIncarnation, m.promotedAs[after.PrimarySince])
+	}
+	if after.Primary != "" && after.Primary != before.Primary && !before.IsInSync(after.Primary) {
+		t.Fatalf("%s became Primary and was not in sync in %v", after.Primary, before.InSync)
+	}
+	for _, r := range after.Replicas {
+		wasIn, isIn := before.IsInSync(r.Node), after.IsInSync(r.Node)
+		if wasIn && !isIn && r.LeftAt != after.Generation {
+			t.Fatalf("%s left at %d, recorded %d", r.Node, after.Generation, r.LeftAt)
+		}
+		if !wasIn && isIn && r.AdmittedAt != after.Generation {
+			t.Fatalf("%s was admitted at %d, recorded %d", r.Node, after.Generation, r.AdmittedAt)
+		}
+	}
+	newest := after.History[len(after.History)-1]
+	if newest.Generation != after.Generation || newest.Primary != after.Primary || !slices.Equal(newest.InSync, after.InSync) {
+		t.Fatalf("history ends with %+v, the record is %+v", newest, after)
+	}
+}
+
+func TestRecordKeepsItsInvariants(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &machine{s: cluster(t), promotedAs: map[uint64]uint64{}}
+		m.s = must(t, m.s, create("a", "b", "c"))
+		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			m.step(rt)
+		}
+		data, err := encodeSnapshot(m.s, 7)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		checkSnapshotRoundTrip(rt, m.s, data)
+	})
+}
+
+// Two racing promotions made for the same generation: whichever is first in the log wins, and the other is stale.
+func TestOneOfTwoRacingPromotionsWins(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		s := must(t, cluster(t), create("a", "b", "c"))
+		commands := rapid.Permutation([]Command{promote(1, "a", 1), promote(1, "b", 1), promote(1, "c", 1)}).Draw(rt, "order")
+		won := 0
+		for _, c := range commands {
+			next, out := apply(s, c)
+			switch out.Code {
+			case codeOK:
+				won++
+			case codeStale:
+			default:
+				rt.Fatalf("%s %s", out.Code, out.Reason)
+			}
+			s = next
+		}
+		if won != 1 {
+			rt.Fatalf("%d of three won", won)
+		}
+	})
+}
