@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,6 +27,8 @@ type Config struct {
 	Host      string // the address the nodes listen on; 127.0.0.1 when empty
 	// Settings are lines that are added to every node's node.yaml before its first run, such as time-outs.
 	Settings []string
+	// Command stands before every run of the program, such as `ip netns exec NAME`.
+	Command []string
 	// RunArguments are extra arguments of `duet run`.
 	RunArguments []string
 }
@@ -94,7 +97,7 @@ func (c *Cluster) Add(ctx context.Context, name string, witness bool) (*Node, er
 func (c *Cluster) newNode(name string, witness bool) (*Node, error) {
 	n := &Node{
 		Name: name, Dir: filepath.Join(c.config.Dir, name), Witness: witness,
-		binary: c.config.Binary, arguments: c.config.RunArguments,
+		argv: append(slices.Clone(c.config.Command), c.config.Binary), arguments: c.config.RunArguments,
 	}
 	addresses, err := FreeAddresses(c.config.Host, 2)
 	if err != nil {
@@ -106,6 +109,9 @@ func (c *Cluster) newNode(name string, witness bool) (*Node, error) {
 	}
 	return n, nil
 }
+
+// Stranger makes a node that is no member: it has a directory to be and addresses, for trying what must be refused.
+func (c *Cluster) Stranger(name string) (*Node, error) { return c.newNode(name, true) }
 
 // prepare writes the node's directory: `duet init` for the first node, `duet join` for the others.
 func (c *Cluster) prepare(ctx context.Context, n *Node) error {

@@ -24,7 +24,7 @@ type Node struct {
 	Address   string // of the cluster's own connections
 	NBD       string // of the NBD server; empty for a witness
 	Witness   bool
-	binary    string
+	argv      []string // the program, with what stands before it
 	arguments []string // extra arguments of `duet run`
 	process   *Process
 }
@@ -39,7 +39,8 @@ type Result struct {
 func (n *Node) Command(ctx context.Context, arguments ...string) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	command := exec.CommandContext(ctx, n.binary, append([]string{"--dir", n.Dir}, arguments...)...)
+	argv := slices.Concat(n.argv, []string{"--dir", n.Dir}, arguments)
+	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var stdout, stderr strings.Builder
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := command.Run()
@@ -71,7 +72,7 @@ func (n *Node) Run() error {
 	if n.Running() {
 		return fmt.Errorf("%s runs already", n.Name)
 	}
-	argv := slices.Concat([]string{n.binary, "--dir", n.Dir, "run"}, n.arguments)
+	argv := slices.Concat(n.argv, []string{"--dir", n.Dir, "run"}, n.arguments)
 	process, err := StartProcess(n.Name, n.LogPath(), argv...)
 	if err != nil {
 		return err
