@@ -32,7 +32,7 @@ type refusal struct {
 func TestBadCommands(t *testing.T) {
 	needs(t, "mkfs.ext4")
 	s := start(t)
-	s.create("r0", "64MiB")
+	s.create("r0", "16MiB") // small, since it is read after every command
 	file := func(name string) string { return filepath.Join(s.dir, name) }
 	s.makeFile(file("small.img"), 1<<20)
 	s.makeFile(file("ext4.img"), 64<<20)
