@@ -20,8 +20,9 @@ const (
 	snapshotMagic       = "DUETQSNP"
 	snapshotVersion     = 1
 	snapshotHeaderBytes = 24
-	// maxSnapshotBytes is above the record's largest size that is still of any use: 1,024 resources with full histories.
-	maxSnapshotBytes = 256 << 20
+	// maxSnapshotBytes is above what the bounds of state.go allow in the worst case: every resource there may be, with a
+	// full history in which every reason needs escaping. So what was written can be read. Real ones have some KiB.
+	maxSnapshotBytes = 1 << 30
 )
 
 // snapshotBody is the JSON of a snapshot.
