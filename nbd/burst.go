@@ -1,0 +1,43 @@
+package nbd
+
+import "duet/nbd/internal/wire"
+
+// burst is the Batch of a connection's reader: whatever one read of the socket brought. It ends before the reader may
+// block, so nothing that was deferred waits for the client's next request.
+type burst struct {
+	in       *inbox
+	own      *stream
+	ownQueue bool // own has replies to send
+	others   []Flusher
+}
+
+// Defer remembers f, once, to be flushed when the burst ends.
+func (b *burst) Defer(f interface{ Flush() }) {
+	if f == Flusher(b.own) {
+		b.ownQueue = true
+		return
+	}
+	for _, known := range b.others {
+		if known == f {
+			return
+		}
+	}
+	b.others = append(b.others, f)
+}
+
+// More reports whether the header of a further request has been read already.
+func (b *burst) More() bool { return b.in.buffered() >= wire.RequestBytes }
+
+// end flushes what was deferred. The others go first: they carry work to peers, which takes time, while the replies are
+// for a client whose next request needs this goroutine.
+func (b *burst) end() {
+	for i, f := range b.others {
+		f.Flush()
+		b.others[i] = nil
+	}
+	b.others = b.others[:0]
+	if b.ownQueue {
+		b.ownQueue = false
+		b.own.flushFromReader()
+	}
+}
