@@ -1,0 +1,102 @@
+package device
+
+import (
+	"fmt"
+)
+
+// Region is a bounded piece of storage for metadata: offset 0 is its own
+// beginning, and nothing outside it can be reached through it.
+type Region struct {
+	device      *Device
+	offsetBytes int64
+	sizeBytes   int64
+	owned       bool // closing the region closes the device
+}
+
+// CreateRegionFile makes a metadata file of sizeBytes zero bytes, exclusively
+// opened; file and directory are durable on return. Its space is reserved where
+// the filesystem can, so that metadata updates don't fail on a full disk later.
+// It fails with fs.ErrExist, and changes nothing, when the path exists.
+func CreateRegionFile(path string, sizeBytes int64) (*Region, error) {
+	if sizeBytes <= 0 {
+		return nil, fmt.Errorf("metadata %s: size %d is not positive", path, sizeBytes)
+	}
+	d, err := createFile(path, sizeBytes, true)
+	if err != nil {
+		return nil, fmt.Errorf("metadata: %w", err)
+	}
+	return &Region{device: d, sizeBytes: sizeBytes, owned: true}, nil
+}
+
+// OpenRegionFile opens an existing metadata file, exclusively.
+func OpenRegionFile(path string) (*Region, error) {
+	d, err := Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("metadata: %w", err)
+	}
+	return &Region{device: d, sizeBytes: d.SizeBytes(), owned: true}, nil
+}
+
+// Section sets [off, off+n) of the disk apart as metadata. From then on the
+// disk ends at off for everything else: SizeBytes says so, and no data request
+// can touch the section. A disk has at most one.
+func (d *Device) Section(off, n int64) (*Region, error) {
+	sizeBytes, err := d.askSize()
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: cannot ask its size: %w", d.path, err)
+	}
+	if err := d.check("section", off, n, sizeBytes); err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("disk %s: section at %d is empty", d.path, off)
+	}
+	if !d.dataEndBytes.CompareAndSwap(noSection, off) {
+		return nil, fmt.Errorf("disk %s: has a metadata section already, at %d", d.path, d.dataEndBytes.Load())
+	}
+	d.boundBytes.Store(off)
+	return &Region{device: d, offsetBytes: off, sizeBytes: n}, nil
+}
+
+// Size returns the size of the region in bytes.
+func (r *Region) Size() int64 { return r.sizeBytes }
+
+// Path returns the path of the file or disk the region is in.
+func (r *Region) Path() string { return r.device.path }
+
+// ReadAt fills p from off or returns an error.
+func (r *Region) ReadAt(p []byte, off int64) (int, error) {
+	if err := r.device.check("metadata read", off, int64(len(p)), r.sizeBytes); err != nil {
+		return 0, err
+	}
+	return r.device.readAt(p, r.offsetBytes+off)
+}
+
+// WriteAt writes p at off; it is stable only after Sync.
+func (r *Region) WriteAt(p []byte, off int64) (int, error) {
+	if err := r.device.check("metadata write", off, int64(len(p)), r.sizeBytes); err != nil {
+		return 0, err
+	}
+	return r.device.writeAt(p, r.offsetBytes+off)
+}
+
+// WriteDurableAt writes p at off; it is stable on return.
+func (r *Region) WriteDurableAt(p []byte, off int64) (int, error) {
+	if err := r.device.check("durable metadata write", off, int64(len(p)), r.sizeBytes); err != nil {
+		return 0, err
+	}
+	return r.device.writeDurableAt(p, r.offsetBytes+off)
+}
+
+// Sync makes everything written before it stable. For a section that is a flush
+// of the whole disk.
+func (r *Region) Sync() error { return r.device.Sync() }
+
+// Close closes a metadata file. A section stays reserved, and its disk open,
+// until the disk is closed.
+func (r *Region) Close() error {
+	if !r.owned {
+		return nil
+	}
+	return r.device.Close()
+}
