@@ -1,6 +1,7 @@
 package bitmap
 
-// Set marks as dirty, in all the given slots, every block that the range touches.
+// Set marks as dirty, in all the given slots, every block that the range touches. A crash does not lose these bits if the caller
+// holds the extents and the slots are among the peers that the next Open is given; else only once Persist has returned.
 func (s *Store) Set(slots SlotMask, offBytes, n uint64) {
 	start, end := s.g.outward(offBytes, n)
 	s.mapMu.Lock()

@@ -172,7 +172,8 @@ type Config struct {
 	// to Format and to every Open.
 	ALExtents int
 	// OnFull is called, from the commit loop and without a lock, when an Acquire starts to wait because too many extents
-	// are held. It should cause a barrier, so that they are released, and must not block. It may be nil.
+	// are held; once per such wait, see also Store.Stalled. It should cause a barrier, so that they are released, and must
+	// not block. It may be nil.
 	OnFull func()
 }
 

@@ -55,7 +55,8 @@ func checkRegion(r Region, cfg Config) error {
 	return nil
 }
 
-// Open reads a region and recovers what a crash has left. When it returns, every block that was dirty or in a hot extent is dirty in
+// Open reads a region and recovers what a crash has left. peers are all slots in which a block may have to be dirty because it
+// was written before the crash: every configured peer. When Open returns, every block that was dirty or in a hot extent is dirty in
 // the slots of peers (blocks that were dirty also in the other slots), all that is durable, and nothing is hot. It is
 // idempotent: a crash in the middle of it costs nothing but the time.
 func Open(r Region, cfg Config, peers SlotMask) (*Store, Recovery, error) {

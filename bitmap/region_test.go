@@ -107,12 +107,17 @@ func (r *memoryRegion) clone() *memoryRegion {
 // apply carries out a recorded write on an image.
 func (r *memoryRegion) apply(op regionOp) { r.blocks[op.offset] = op.data }
 
-// applyTorn carries out part of a recorded write: each sector may be the old or the new one.
+// applyTorn carries out part of a recorded write: each sector may be the old or the new one, or garbage.
 func (r *memoryRegion) applyTorn(op regionOp, rng *rand.Rand) {
 	b := make([]byte, diskBlockBytes)
 	copy(b, r.blocks[op.offset])
 	for at := 0; at < diskBlockBytes; at += sectorBytes {
-		if rng.IntN(2) == 0 {
+		switch rng.IntN(8) {
+		case 0:
+			for i := at; i < at+sectorBytes; i++ {
+				b[i] = byte(rng.Uint32())
+			}
+		case 1, 2, 3:
 			copy(b[at:at+sectorBytes], op.data[at:])
 		}
 	}

@@ -169,7 +169,7 @@ type ring struct {
 
 // replayed is what a ring says.
 type replayed struct {
-	hot     []uint32 // extents, ascending; those that were hot for sure or possibly
+	hot     []uint32 // extents, ascending
 	clean   bool     // the newest block is a reset, and no block was unsound
 	damaged bool     // the hot set is not known: any extent may have been hot
 }
@@ -239,22 +239,15 @@ func (r *ring) base(stable uint64) (from uint64, ok bool) {
 	return stable - uint64(r.g.contextParts) + 1, true
 }
 
-// apply plays the blocks from a sequence to the newest. Behind a gap the table isn't known any more, so what the blocks there
-// mention is added and nothing is removed.
+// apply plays the blocks from a sequence to the newest. A block that is missing behind the durable ones needs no care: the slots that it
+// changed had extents whose bits are durable, and nobody was told of those that it put there.
 func (r *ring) apply(from uint64) []uint32 {
 	table := make([]uint32, r.g.alExtents)
 	for i := range table {
 		table[i] = noExtent
 	}
-	gap := false
 	for sequence := from; sequence <= r.newest; sequence++ {
-		l := r.blocks[sequence]
-		switch {
-		case l == nil:
-			gap = true
-		case gap:
-			table = l.mention(table)
-		default:
+		if l := r.blocks[sequence]; l != nil {
 			l.applyTo(table)
 		}
 	}
@@ -271,12 +264,4 @@ func (l *logBlock) applyTo(table []uint32) {
 		table[u.slot] = u.extent
 	}
 	copy(table[l.start:], l.context)
-}
-
-// mention appends every extent that the block names.
-func (l *logBlock) mention(extents []uint32) []uint32 {
-	for _, u := range l.updates {
-		extents = append(extents, u.extent)
-	}
-	return append(extents, l.context...)
 }

@@ -3,6 +3,7 @@ package bitmap
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -216,6 +217,42 @@ func TestEvictionDoesNotWaitForClearedBits(t *testing.T) {
 	acquire(t, s, 10, 17)
 	if got := s.Stats().PagesWritten; got != before {
 		t.Errorf("eviction wrote %d pages that only had bits cleared", got-before)
+	}
+}
+
+// TestEvictionWaitsForPersistInProgress stops a Persist between its write of a page and the sync. The bits are then in no page
+// that is noted as changed, and yet not durable.
+func TestEvictionWaitsForPersistInProgress(t *testing.T) {
+	r := formatted(t, small)
+	s, _ := opened(t, r, small, AllSlots)
+	acquire(t, s, 0, 0)
+	s.Set(SlotBit(6), 5*BlockBytes, 1)
+	s.Release(0, 0)
+	syncing, proceed := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	r.set(func() {
+		r.recording = true
+		r.onSync = func() { once.Do(func() { close(syncing); <-proceed }) }
+	})
+	persisted, granted := make(chan error, 1), make(chan error, 1)
+	go func() { persisted <- s.Persist(AllSlots) }()
+	waitFor(t, "the sync of Persist", syncing)
+	s.Acquire(10, 17, func(err error) { granted <- err })
+	for s.Stats().Waiting > 0 {
+		runtime.Gosched() // until the commit loop has taken it up
+	}
+	close(proceed)
+	for _, c := range []chan error{persisted, granted} {
+		if err := waitFor(t, "Persist and Acquire", c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synced := slices.IndexFunc(r.ops, func(op regionOp) bool { return op.data == nil })
+	logged := slices.IndexFunc(r.ops, func(op regionOp) bool {
+		return op.data != nil && op.offset < s.g.logOffset(s.g.logBlocks)
+	})
+	if synced < 0 || logged < synced {
+		t.Errorf("the log was written (operation %d) before the evicted bits were durable (operation %d)", logged, synced)
 	}
 }
 
