@@ -12,8 +12,8 @@ import (
 
 // qemu is what QEMU offers for the same work: a quorum node, which writes to all its children, over a local file and
 // an NBD export of a second storage daemon. Like duet with one peer it writes two copies, one of them over TCP, and
-// reads one (read-pattern=fifo; the default, which reads and compares both, is some eight times slower). Unlike duet
-// it keeps no record of what differs after a crash.
+// reads one (read-pattern=fifo; the default is to read and compare both). Unlike duet it keeps no record of what differs
+// after a crash.
 type qemu struct {
 	dir       string
 	front     string // address clients use
