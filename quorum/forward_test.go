@@ -135,6 +135,78 @@ func TestVet(t *testing.T) {
 	}
 }
 
+// A restored directory is refused by whoever it calls, too: it would ask for votes.
+func TestAcceptedStreamIsVetted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, false)
+		defer b.stopAll()
+		b.form()
+		for name, tt := range map[string]struct {
+			incarnation uint64
+			refused     bool
+		}{"restored": {0, true}, "restarted": {2, false}} {
+			conn, err := b.net.dial(t.Context(), "x", "a", ChannelRaft)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var answer hello
+			h := hello{Version: helloVersion, Node: "b", Incarnation: tt.incarnation, RunID: "x"}
+			if err := errors.Join(writeFrame(conn, h, maxHelloBytes), readFrame(conn, &answer, maxHelloBytes)); err != nil {
+				t.Fatal(err)
+			}
+			if answer.Node != "a" || (answer.Refused != "") != tt.refused {
+				t.Errorf("%s: answered %+v", name, answer)
+			}
+			if tt.refused {
+				if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+					t.Errorf("%s: the stream goes on after the refusal: %v", name, err)
+				}
+			}
+			closeConn(conn)
+		}
+	})
+}
+
+// What a node hands on has fewer hops left and names everyone who had it; what has none left stays.
+func TestHopsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, true)
+		defer b.stopAll()
+		l := b.net.listen("a", ChannelForward)
+		n := b.start("b") // it knows nobody but the seed, and has no leader
+		handedOn := make(chan request, 1)
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			q, err := readRequest(conn)
+			if err != nil {
+				t.Error(err)
+			}
+			handedOn <- q
+			if err := writeFrame(conn, reply{Version: 1, Code: codeNoLeader}, maxReplyBytes); err != nil {
+				t.Error(err)
+			}
+			closeConn(conn)
+		}()
+		q := request{Version: 1, Op: opRead, Hops: 1, Visited: []string{"w"}}
+		if a := n.route(t.Context(), q); a.Code != codeNoLeader {
+			t.Errorf("got %+v", a)
+		}
+		if got := <-handedOn; got.Hops != 0 || !reflect.DeepEqual(got.Visited, []string{"w", "b"}) {
+			t.Errorf("handed on %+v", got)
+		}
+		q.Hops = 0
+		if a := n.route(t.Context(), q); a.Code != codeNoLeader {
+			t.Errorf("got %+v", a)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // namedConn is a connection whose other end has proven a name.
 type namedConn struct {
 	net.Conn

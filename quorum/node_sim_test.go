@@ -238,6 +238,7 @@ func TestLeaderWithHungDiskStepsDown(t *testing.T) {
 		if s := b.nodes["a"].Status(); s.State != "failed" || !strings.Contains(s.StoreError, "took more than") {
 			t.Errorf("status %+v", s)
 		}
+		<-b.nodes["a"].stopped // Raft has ended, so nobody can take it for a voter
 		close(store.hang)
 	})
 }
@@ -412,6 +413,46 @@ func TestMembership(t *testing.T) {
 			if !v.Votes || v.Reach != ReachYes {
 				t.Errorf("voter %+v", v)
 			}
+		}
+	})
+}
+
+// A node that joins again under its old name has forgotten its votes: its old right to vote goes before it gets a new one.
+func TestJoiningAgainCostsTheVote(t *testing.T) {
+	both(t, func(t *testing.T, b *bench) {
+		b.form()
+		b.makeLeader("a")
+		b.stop("b")
+		b.propose("a", AddToken{ID: "again", Expires: now + 60, Now: now})
+		b.propose("a", JoinNode{Token: "again", Now: now, Node: "b", Address: "b", Kind: Data})
+		b.do("admission, first step", func(ctx context.Context) error {
+			_, err := b.nodes["a"].call(ctx, request{Op: opAddNonvoter, Node: "b", Address: "b"})
+			return err
+		})
+		if v, found := b.nodes["a"].server("b"); !found || v.Suffrage != raft.Nonvoter {
+			t.Errorf("b is %+v (%v)", v, found)
+		}
+	})
+}
+
+func TestAwaitWaitsForTheIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFSM(&broadcast{})
+		f.publish(newState(), 4)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := f.await(ctx, 4); err != nil {
+			t.Errorf("an index that is there: %v", err)
+		}
+		if err := f.await(ctx, 5); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("an index that is not: %v", err)
+		}
+		done := make(chan error)
+		go func() { done <- f.await(t.Context(), 6) }()
+		synctest.Wait()
+		f.publish(newState(), 6)
+		if err := <-done; err != nil {
+			t.Errorf("an index that came: %v", err)
 		}
 	})
 }
