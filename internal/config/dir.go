@@ -1,0 +1,96 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// maxSocketPathBytes is what a unix socket's address holds, less the final zero.
+const maxSocketPathBytes = 107
+
+// ErrNoNode is returned when a directory isn't that of a node (yet).
+var ErrNoNode = errors.New("no node here")
+
+// ErrNodeExists is returned when a directory is to become a node's and is one.
+var ErrNodeExists = errors.New("there is a node here already")
+
+// Dir is a node's directory. The package documentation says what is in it.
+type Dir string
+
+// NodeFile returns the path of node.yaml.
+func (d Dir) NodeFile() string { return d.path("node.yaml") }
+
+// IncarnationFile returns the path of the counter of starts.
+func (d Dir) IncarnationFile() string { return d.path("incarnation") }
+
+// LockFile returns the path of the file that the running daemon holds.
+func (d Dir) LockFile() string { return d.path("lock") }
+
+// TLS returns the directory of certificates and keys.
+func (d Dir) TLS() string { return d.path("tls") }
+
+// Raft returns the directory of the Raft log.
+func (d Dir) Raft() string { return d.path("raft") }
+
+// Meta returns the directory of replicas' metadata.
+func (d Dir) Meta() string { return d.path("meta") }
+
+// Handlers returns the directory of executables that are run on events.
+func (d Dir) Handlers() string { return d.path("handlers") }
+
+// ControlSocket returns the path of the control interface.
+func (d Dir) ControlSocket() string { return d.path("control.sock") }
+
+// NBDSocket returns the path of the local NBD server.
+func (d Dir) NBDSocket() string { return d.path("nbd.sock") }
+
+func (d Dir) path(name string) string { return filepath.Join(string(d), name) }
+
+// Exists tells whether the directory is that of a node.
+func (d Dir) Exists() (bool, error) {
+	_, err := os.Stat(d.NodeFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Create makes the directory and those below it, for this user alone. It
+// refuses one that a node has already, and one too deep for its sockets.
+func (d Dir) Create() error {
+	if err := d.CheckSockets(); err != nil {
+		return err
+	}
+	exists, err := d.Exists()
+	if err != nil {
+		return fmt.Errorf("directory %s: %w", d, err)
+	}
+	if exists {
+		return fmt.Errorf("directory %s: %w; choose another with --dir", d, ErrNodeExists)
+	}
+	for _, path := range []string{string(d), d.TLS(), d.Raft(), d.Meta(), d.Handlers()} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return fmt.Errorf("directory %s: %w", d, err)
+		}
+		if err := syncDirectory(filepath.Dir(path)); err != nil {
+			return fmt.Errorf("directory %s: sync: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// CheckSockets tells whether the paths of the sockets fit into an address.
+func (d Dir) CheckSockets() error {
+	absolute, err := filepath.Abs(d.ControlSocket())
+	if err != nil {
+		return fmt.Errorf("directory %s: %w", d, err)
+	}
+	if len(absolute) > maxSocketPathBytes {
+		return fmt.Errorf("directory %s: the path of its socket has %d bytes, a unix socket allows %d; choose a shorter --dir",
+			d, len(absolute), maxSocketPathBytes)
+	}
+	return nil
+}
