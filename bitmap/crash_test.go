@@ -408,7 +408,7 @@ func (c *crashRun) compare(i int, s *Store, recovery Recovery, img *image) {
 }
 
 func TestCrashAnywhere(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(crashSeeds) {
 		c := newCrashRun(t, Config{DeviceBytes: 40*ExtentBytes - 1000, ALExtents: 8}, 0b10100111, seed)
 		c.run(60, 4)
 		if seed%2 == 0 {
@@ -421,7 +421,7 @@ func TestCrashAnywhere(t *testing.T) {
 // TestCrashInBigBatches has transactions of several blocks and a table that no single one of them holds.
 func TestCrashInBigBatches(t *testing.T) {
 	c := newCrashRun(t, Config{DeviceBytes: 1100 * ExtentBytes, ALExtents: 900}, 0b00000011, 7)
-	c.run(25, 256)
+	c.run(5+4*crashSeeds, 256)
 	c.explore(6)
 }
 
@@ -431,7 +431,7 @@ func TestCrashInDirectory(t *testing.T) {
 	for range 3 {
 		c.wholeSlot()
 	}
-	for range 20 {
+	for range 3 * crashSeeds {
 		c.explore(10)
 	}
 }

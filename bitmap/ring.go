@@ -139,6 +139,7 @@ func (l *logBlock) decodeBody(b []byte, g *geometry) error {
 		return fmt.Errorf("%w: %d updates, context of %d from %d, want %d from %d",
 			errDamaged, updates, context, l.start, count, start)
 	}
+	l.updates, l.context = make([]slotUpdate, 0, updates), make([]uint32, 0, count)
 	for i := range updates {
 		u := slotUpdate{le.Uint32(b[logUpdatesOffset+8*i:]), le.Uint32(b[logUpdatesOffset+8*i+4:])}
 		if u.slot >= g.alExtents || u.extent >= g.extents {
