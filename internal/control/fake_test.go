@@ -1,0 +1,140 @@
+package control
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// fakeNode answers everything with fixed values and remembers what it was asked. With failure set it answers that.
+type fakeNode struct {
+	mu      sync.Mutex
+	asked   []any
+	failure error
+	ready   Health
+	entered chan struct{} // not nil: Status announces itself here, then waits for its context
+	follow  chan Event    // what Events emits after its fixed event when it is to follow
+}
+
+// ask remembers a request: its name, then what came with it.
+func (f *fakeNode) ask(what ...any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = what
+	return f.failure
+}
+
+func (f *fakeNode) lastAsked() []any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
+func (f *fakeNode) Status(ctx context.Context) (*Status, error) {
+	if f.entered != nil {
+		f.entered <- struct{}{}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return fakeStatus(), f.ask("Status")
+}
+
+func fakeStatus() *Status {
+	return &Status{Node: "a", Kind: KindData, Cluster: "c1", Resources: []ResourceStatus{{Name: "r0", Role: RoleSecondary}}}
+}
+
+func (f *fakeNode) Version(context.Context) (*VersionInfo, error) {
+	return fakeVersion(), f.ask("Version")
+}
+
+func fakeVersion() *VersionInfo { return &VersionInfo{Version: "1.2", Go: "go1.26", Protocol: 1} }
+
+func (f *fakeNode) Health(context.Context) Health { return f.ready }
+
+func (f *fakeNode) ResourceCreate(_ context.Context, r *ResourceCreateRequest) (*ResourceRecord, error) {
+	return fakeRecord(), f.ask("ResourceCreate", *r)
+}
+
+func fakeRecord() *ResourceRecord {
+	return &ResourceRecord{Name: "r0", SizeBytes: 1 << 20, InSync: []string{"a", "b"}, Promotion: PromotionAuto}
+}
+
+func (f *fakeNode) ResourceDelete(_ context.Context, resource string, r *ResourceDeleteRequest) error {
+	return f.ask("ResourceDelete", resource, *r)
+}
+
+func (f *fakeNode) ResourceList(context.Context) ([]ResourceRecord, error) {
+	return []ResourceRecord{*fakeRecord()}, f.ask("ResourceList")
+}
+
+func (f *fakeNode) ResourceShow(_ context.Context, resource string) (*ResourceRecord, error) {
+	return fakeRecord(), f.ask("ResourceShow", resource)
+}
+
+func (f *fakeNode) Primary(_ context.Context, resource string, r *PrimaryRequest) (*RoleChange, error) {
+	return &RoleChange{Role: RolePrimary, Generation: 7}, f.ask("Primary", resource, *r)
+}
+
+func (f *fakeNode) Secondary(_ context.Context, resource string) (*RoleChange, error) {
+	return &RoleChange{Role: RoleSecondary, Generation: 8}, f.ask("Secondary", resource)
+}
+
+func (f *fakeNode) Connect(_ context.Context, resource string, r *PeerRequest) error {
+	return f.ask("Connect", resource, *r)
+}
+
+func (f *fakeNode) Disconnect(_ context.Context, resource string, r *PeerRequest) error {
+	return f.ask("Disconnect", resource, *r)
+}
+
+func (f *fakeNode) ResyncStatus(_ context.Context, resource string) (*ResyncStatus, error) {
+	return fakeResync(), f.ask("ResyncStatus", resource)
+}
+
+func fakeResync() *ResyncStatus {
+	seconds := int64(3)
+	return &ResyncStatus{Resource: "r0", State: ResyncRunning, DoneKiB: 5, TotalKiB: 10, ETA: &seconds}
+}
+
+func (f *fakeNode) Events(ctx context.Context, r EventsRequest, emit func(Event) error) error {
+	if err := f.ask("Events", r); err != nil {
+		return err
+	}
+	if err := emit(fakeEvent(1)); err != nil || !r.Follow {
+		return err
+	}
+	for {
+		select {
+		case event := <-f.follow:
+			if err := emit(event); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func fakeEvent(sequence uint64) Event {
+	return Event{Sequence: sequence, Time: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Node: "a", Resource: "r0", Kind: "role"}
+}
+
+func (f *fakeNode) Token(_ context.Context, r *TokenRequest) (*Token, error) {
+	return &Token{Token: "duet1-x"}, f.ask("Token", *r)
+}
+
+func (f *fakeNode) NodeList(context.Context) ([]NodeInfo, error) {
+	return []NodeInfo{{Name: "a", Kind: KindData, Self: true}}, f.ask("NodeList")
+}
+
+func (f *fakeNode) Join(_ context.Context, token string, r *JoinRequest) (*JoinReply, error) {
+	return &JoinReply{ClusterID: "c1", CA: []byte("pem")}, f.ask("Join", token, *r)
+}
+
+func (f *fakeNode) PrepareReplica(_ context.Context, from string, r *PrepareReplicaRequest) (*PreparedReplica, error) {
+	return &PreparedReplica{Created: true, Path: "/d"}, f.ask("PrepareReplica", from, *r)
+}
+
+func (f *fakeNode) DropReplica(_ context.Context, from string, r *DropReplicaRequest) error {
+	return f.ask("DropReplica", from, *r)
+}

@@ -1,0 +1,173 @@
+package control
+
+import (
+	"net/http"
+	"time"
+)
+
+// Sets of origins that share routes.
+const (
+	fromLocal   = OriginLocal
+	fromMembers = OriginLocal | OriginNode
+	fromAll     = OriginLocal | OriginNode | OriginObserver
+)
+
+// none is the request or the answer of a route that has none.
+type none struct{}
+
+// routes lists everything that can be asked, by whom, and which method of Node answers.
+func (s *Server) routes(metrics http.Handler) http.Handler {
+	n, mux := s.node, http.NewServeMux()
+	route := func(from OriginKind, pattern string, handler http.HandlerFunc) {
+		mux.HandleFunc(pattern, s.guard(from, handler))
+	}
+	route(fromMembers, "GET /v1/status", get(s.status))
+	route(fromMembers, "GET /v1/version", get(func(r *http.Request) (*VersionInfo, error) { return n.Version(r.Context()) }))
+	route(fromLocal, "GET /v1/nodes", get(func(r *http.Request) ([]NodeInfo, error) { return n.NodeList(r.Context()) }))
+	route(fromLocal, "GET /v1/events", s.events)
+	route(fromLocal, "POST /v1/tokens", post(func(r *http.Request, in *TokenRequest) (*Token, error) {
+		return n.Token(r.Context(), in)
+	}))
+	s.resourceRoutes(route)
+	route(OriginJoin, "POST /v1/join", post(func(r *http.Request, in *JoinRequest) (*JoinReply, error) {
+		return n.Join(r.Context(), originOf(r.Context()).Name, in)
+	}))
+	route(OriginNode, "POST /v1/replicas/prepare", post(func(r *http.Request, in *PrepareReplicaRequest) (*PreparedReplica, error) {
+		return n.PrepareReplica(r.Context(), originOf(r.Context()).Name, in)
+	}))
+	route(OriginNode, "POST /v1/replicas/drop", post(func(r *http.Request, in *DropReplicaRequest) (none, error) {
+		return none{}, n.DropReplica(r.Context(), originOf(r.Context()).Name, in)
+	}))
+	route(fromAll, "GET /healthz", get(func(*http.Request) (none, error) { return none{}, nil }))
+	route(fromAll, "GET /readyz", s.ready)
+	if metrics != nil {
+		route(fromAll, "GET /metrics", metrics.ServeHTTP)
+	}
+	route(fromAll, "/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, Errorf(CodeUsage, "there is no %.10s %.100s here", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// resourceRoutes are the routes of the resources. A daemon acts for the operator of its own machine only, so they are
+// all local.
+func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)) {
+	n := s.node
+	route(fromLocal, "GET /v1/resources", get(func(r *http.Request) ([]ResourceRecord, error) { return n.ResourceList(r.Context()) }))
+	route(fromLocal, "POST /v1/resources", post(func(r *http.Request, in *ResourceCreateRequest) (*ResourceRecord, error) {
+		return n.ResourceCreate(r.Context(), in)
+	}))
+	route(fromLocal, "GET /v1/resources/{name}", get(func(r *http.Request) (*ResourceRecord, error) {
+		return n.ResourceShow(r.Context(), r.PathValue("name"))
+	}))
+	route(fromLocal, "GET /v1/resources/{name}/resync", get(func(r *http.Request) (*ResyncStatus, error) {
+		return n.ResyncStatus(r.Context(), r.PathValue("name"))
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/delete", post(func(r *http.Request, in *ResourceDeleteRequest) (none, error) {
+		return none{}, n.ResourceDelete(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/primary", post(func(r *http.Request, in *PrimaryRequest) (*RoleChange, error) {
+		return n.Primary(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/secondary", post(func(r *http.Request, _ *none) (*RoleChange, error) {
+		return n.Secondary(r.Context(), r.PathValue("name"))
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/connect", post(func(r *http.Request, in *PeerRequest) (none, error) {
+		return none{}, n.Connect(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/disconnect", post(func(r *http.Request, in *PeerRequest) (none, error) {
+		return none{}, n.Disconnect(r.Context(), r.PathValue("name"), in)
+	}))
+}
+
+// guard lets a request through if its origin may ask for it and there are not too many already.
+func (s *Server) guard(from OriginKind, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		origin := originOf(r.Context())
+		if origin.Kind&from == 0 {
+			s.log.Warn("control request refused", "peer", origin.Name, "path", r.URL.Path)
+			fail(w, Errorf(CodeForbidden, "%.10s %.100s can't be asked from there", r.Method, r.URL.Path))
+			return
+		}
+		select {
+		case s.requests <- struct{}{}:
+			defer func() { <-s.requests }()
+			next(w, r)
+		default:
+			fail(w, Errorf(CodeUnreachable, "the daemon is busy: %d requests are under way", maxRequests))
+		}
+	}
+}
+
+// get answers a request without a body.
+func get[Out any](call func(*http.Request) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		out, err := call(r)
+		answer(w, out, err)
+	}
+}
+
+// post answers a request whose body is an In.
+func post[In, Out any](call func(*http.Request, *In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		in := new(In)
+		if err := receive(w, r, in); err != nil {
+			fail(w, err)
+			return
+		}
+		out, err := call(r, in)
+		answer(w, out, err)
+	}
+}
+
+// receive reads the body in bounded time. The deadline is lifted again, since a deadline left on the connection would
+// end the request's context in the middle of the call.
+func receive(w http.ResponseWriter, r *http.Request, into any) error {
+	deadlines := http.NewResponseController(w)
+	supported := deadlines.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil
+	if err := decodeRequest(r.Body, into); err != nil {
+		return err
+	}
+	if supported {
+		return deadlines.SetReadDeadline(time.Time{})
+	}
+	return nil
+}
+
+func answer(w http.ResponseWriter, out any, err error) {
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	if err := writeJSON(w, http.StatusOK, out); err != nil {
+		// The header may be out already; a cut connection is the one way left to say that the answer is not whole.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func fail(w http.ResponseWriter, err error) {
+	failure := AsError(err)
+	if err := writeJSON(w, outcome(failure.Code).status, failure); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// status completes what the node leaves to this package: lists that are empty rather than null, and the verdict.
+func (s *Server) status(r *http.Request) (*Status, error) {
+	status, err := s.node.Status(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	status.complete()
+	return status, nil
+}
+
+// ready answers 200 or 503, with the reason in both forms: the one for people and that of an Error.
+func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
+	health := s.node.Health(r.Context())
+	if !health.Ready {
+		fail(w, Errorf(CodeUnreachable, "not ready: %s", health.Reason))
+		return
+	}
+	answer(w, health, nil)
+}

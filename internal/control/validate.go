@@ -1,0 +1,161 @@
+package control
+
+import (
+	"fmt"
+	"time"
+)
+
+// Bounds of what a request may hold. They are far above what is useful; the node has its own, tighter rules for names.
+const (
+	maxNameBytes     = 128
+	maxPathBytes     = 4096
+	maxAddressBytes  = 300
+	maxCSRBytes      = 16 << 10
+	resourceIDDigits = 32
+	// MaxReplicas is the number of replica slots of a resource.
+	MaxReplicas = 8
+	// MinTokenTTL and MaxTokenTTL bound the life of a join token: one that outlives its purpose is a key under the mat.
+	MinTokenTTL = time.Second
+	MaxTokenTTL = 7 * 24 * time.Hour
+)
+
+// validator is a request that can be checked without knowing any state.
+type validator interface{ Validate() error }
+
+// Validate checks what can be checked without knowing the cluster. Its errors have CodeUsage.
+func (r *ResourceCreateRequest) Validate() error {
+	if err := checkName("resource", r.Name); err != nil {
+		return err
+	}
+	if r.SizeBytes == 0 || r.SizeBytes%512 != 0 {
+		return Errorf(CodeUsage, "the size of %s is %d bytes: it must be a multiple of 512 and above 0", r.Name, r.SizeBytes)
+	}
+	if err := r.validateReplicas(); err != nil {
+		return err
+	}
+	if len(r.Metadata) > maxPathBytes {
+		return Errorf(CodeUsage, "the metadata path is longer than %d bytes", maxPathBytes)
+	}
+	switch r.Promotion {
+	case "", PromotionAuto, PromotionManual:
+	default:
+		return Errorf(CodeUsage, "promotion is %.40q: auto or manual are possible", r.Promotion)
+	}
+	switch r.Ack {
+	case "", AckDevice, AckDurable:
+	default:
+		return Errorf(CodeUsage, "ack is %.40q: device or durable are possible", r.Ack)
+	}
+	return nil
+}
+
+func (r *ResourceCreateRequest) validateReplicas() error {
+	if len(r.Replicas) == 0 || len(r.Replicas) > MaxReplicas {
+		return Errorf(CodeUsage, "%s has %d replicas: 1 to %d are possible", r.Name, len(r.Replicas), MaxReplicas)
+	}
+	seen := make(map[string]bool, len(r.Replicas))
+	for _, replica := range r.Replicas {
+		if err := checkName("node", replica.Node); err != nil {
+			return err
+		}
+		if err := checkPath(replica.Path); err != nil {
+			return err
+		}
+		if seen[replica.Node] {
+			return Errorf(CodeUsage, "node %s is named twice: a node holds one replica of a resource", replica.Node)
+		}
+		seen[replica.Node] = true
+	}
+	if r.Preferred != "" && !seen[r.Preferred] {
+		return Errorf(CodeUsage, "the preferred node %.*s holds no replica", maxNameBytes, r.Preferred)
+	}
+	return nil
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *PeerRequest) Validate() error {
+	if r.Peer == "" {
+		return nil
+	}
+	return checkName("peer", r.Peer)
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *TokenRequest) Validate() error {
+	if ttl := time.Duration(r.TTL); ttl < MinTokenTTL || ttl > MaxTokenTTL {
+		return Errorf(CodeUsage, "a token can't be valid for %v: %v to %v are possible", ttl, MinTokenTTL, MaxTokenTTL)
+	}
+	return nil
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *JoinRequest) Validate() error {
+	if err := checkName("node", r.Name); err != nil {
+		return err
+	}
+	switch {
+	case r.Kind != KindData && r.Kind != KindWitness:
+		return Errorf(CodeUsage, "a node of kind %.40q: data or witness are possible", r.Kind)
+	case r.Address == "" || len(r.Address) > maxAddressBytes || len(r.NBDAddress) > maxAddressBytes:
+		return Errorf(CodeUsage, "the address of node %s is missing or too long", r.Name)
+	case len(r.CSR) > maxCSRBytes:
+		return Errorf(CodeUsage, "the certificate request of node %s has %d bytes: %d are possible", r.Name, len(r.CSR), maxCSRBytes)
+	}
+	return nil
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *PrepareReplicaRequest) Validate() error {
+	if err := checkName("resource", r.Resource); err != nil {
+		return err
+	}
+	if err := checkResourceID(r.ID); err != nil {
+		return err
+	}
+	switch {
+	case r.Slot < 0 || r.Slot >= MaxReplicas:
+		return Errorf(CodeUsage, "slot %d: 0 to %d are possible", r.Slot, MaxReplicas-1)
+	case r.SizeBytes == 0:
+		return Errorf(CodeUsage, "the size of %s is 0", r.Resource)
+	case len(r.Metadata) > maxPathBytes:
+		return Errorf(CodeUsage, "the metadata path is longer than %d bytes", maxPathBytes)
+	}
+	return checkPath(r.Path)
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *DropReplicaRequest) Validate() error {
+	if err := checkName("resource", r.Resource); err != nil {
+		return err
+	}
+	return checkResourceID(r.ID)
+}
+
+func checkName(what, name string) error {
+	switch {
+	case name == "":
+		return Errorf(CodeUsage, "the name of the %s is missing", what)
+	case len(name) > maxNameBytes:
+		return Errorf(CodeUsage, "the name of the %s is longer than %d bytes", what, maxNameBytes)
+	}
+	return nil
+}
+
+func checkPath(path string) error {
+	if path == "" || len(path) > maxPathBytes {
+		return Errorf(CodeUsage, "the path of a disk is missing or longer than %d bytes", maxPathBytes)
+	}
+	return nil
+}
+
+func checkResourceID(id string) error {
+	if len(id) != resourceIDDigits {
+		return Errorf(CodeUsage, "a resource id has %d hexadecimal digits, not %d", resourceIDDigits, len(id))
+	}
+	for _, digit := range []byte(id) {
+		if (digit < '0' || digit > '9') && (digit < 'a' || digit > 'f') {
+			return &Error{Code: CodeUsage, Message: fmt.Sprintf("%q is no resource id", id)}
+		}
+	}
+	return nil
+}
