@@ -86,7 +86,7 @@ func (t *transmission) lookUp(r *request) {
 		select {
 		case t.lookups <- struct{}{}:
 		case <-t.session.stop:
-			r.Complete(t.burst, net.ErrClosed)
+			r.Complete(nil, net.ErrClosed)
 			return
 		}
 	}

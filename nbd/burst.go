@@ -5,7 +5,7 @@ import "duet/nbd/internal/wire"
 // burst is the Batch of a connection's reader: whatever one read of the socket brought. It ends before the reader may
 // block, so nothing that was deferred waits for the client's next request.
 type burst struct {
-	in       *inbox
+	in       *inbox // nil if this is not the batch of who reads
 	own      *stream
 	ownQueue bool // own has replies to send
 	others   []Flusher
@@ -26,7 +26,7 @@ func (b *burst) Defer(f interface{ Flush() }) {
 }
 
 // More reports whether the header of a further request has been read already.
-func (b *burst) More() bool { return b.in.buffered() >= wire.RequestBytes }
+func (b *burst) More() bool { return b.in != nil && b.in.buffered() >= wire.RequestBytes }
 
 // end flushes what was deferred. The others go first: they carry work to peers, which takes time, while the replies are
 // for a client whose next request needs this goroutine.

@@ -34,7 +34,8 @@
 //
 // # Goroutines
 //
-// The server has one housekeeper. A connection has its reader (session.run), a writer that only works when an inline
+// The server has one housekeeper. A connection has two readers (transmission.readLoop) that take turns, so that a large
+// payload can be copied into the device while the next one is read; a writer that only works when an inline
 // send could not finish (stream.writeLoop), one that waits for the export's revocation when it can be revoked, and one
 // per BLOCK_STATUS in progress (at most four).
 package nbd

@@ -14,6 +14,8 @@ const (
 	// directReadBytes is from where on the rest of a payload is read straight into its destination. Below it, reading
 	// ahead into the buffer and copying costs less than another read of the socket.
 	directReadBytes = 32 << 10
+	// shyReadBytes is what is read ahead when a large payload is expected.
+	shyReadBytes = 4096
 )
 
 // inbox is the buffered reading side of a connection, used by one goroutine.
@@ -26,6 +28,9 @@ type inbox struct {
 	beforeRead func()
 	// owed runs while the client owes the rest of a payload that it has announced.
 	owed stallClock
+	// expectLarge limits reading ahead to headers: what follows is probably the payload of another large request, which
+	// need not be copied if it is read straight into place.
+	expectLarge bool
 }
 
 // stallClock knows for how long somebody has made no progress.
@@ -135,7 +140,11 @@ func (in *inbox) fill() error {
 		in.end = copy(in.buf, in.buf[in.start:in.end])
 		in.start = 0
 	}
-	n, err := in.read(in.buf[in.end:])
+	limit := len(in.buf)
+	if in.expectLarge {
+		limit = min(limit, in.end+shyReadBytes)
+	}
+	n, err := in.read(in.buf[in.end:limit])
 	in.end += n
 	return err
 }

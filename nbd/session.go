@@ -106,9 +106,11 @@ func (s *session) transmit(chosen *selection) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t := newTransmission(ctx, s, chosen)
-	err = t.run()
-	t.burst.end()
-	s.drain(&t, err)
+	for range readers - 1 {
+		loops.Go(t.readLoop)
+	}
+	t.readLoop()
+	s.drain(t)
 	s.kill()
 	cancel()
 	close(written)
@@ -116,12 +118,13 @@ func (s *session) transmit(chosen *selection) error {
 	stream.abandon()
 	stream.takeBack()
 	<-stream.awaitIdle(t.submitted)
-	return err
+	return t.reason
 }
 
 // drain answers what is in flight if the client or the server ended the transmission in the orderly way.
-func (s *session) drain(t *transmission, ended error) {
-	orderly := errors.Is(ended, errDisconnect) || s.draining.Load() && !errors.Is(ended, errViolation)
+func (s *session) drain(t *transmission) {
+	disconnected := errors.Is(t.reason, errDisconnect)
+	orderly := disconnected || s.draining.Load() && !errors.Is(t.reason, errViolation)
 	if !orderly {
 		return
 	}
@@ -133,7 +136,7 @@ func (s *session) drain(t *transmission, ended error) {
 	if err := s.closeWriting(); err != nil {
 		s.log.Debug("close failed", "error", err)
 	}
-	if !errors.Is(ended, errDisconnect) {
+	if !disconnected {
 		s.linger()
 	}
 }

@@ -17,9 +17,9 @@ const (
 	// copyQueueBytes bounds what is copied while the client does not read: beyond it, replies are kept by reference.
 	copyQueueBytes = 1 << 20
 	// burstReplyBytes is the amount of queued replies that is sent without waiting for the end of a burst.
-	burstReplyBytes = 256 << 10
+	burstReplyBytes = 64 << 10
 	// keepBytes is the largest reply buffer that is kept when it has been sent.
-	keepBytes = 2 * burstReplyBytes
+	keepBytes = 512 << 10
 	// inlineBlockingBytes is what the reader of a connection without a non-blocking path (TLS) sends itself, because it
 	// most likely fits in the socket's buffer, instead of waking the writer.
 	inlineBlockingBytes = 64 << 10

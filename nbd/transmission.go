@@ -22,22 +22,37 @@ var (
 // statusRequests bounds the BLOCK_STATUS requests of one connection that are looked up at a time.
 const statusRequests = 4
 
+const (
+	// largeBytes is from which payload on the following request is expected to be as large.
+	largeBytes = 64 << 10
+	// relayBytes is from which payload on a WRITE is submitted while another goroutine reads on. Copying that much into
+	// a device's page cache takes longer than waking one.
+	relayBytes = 256 << 10
+	// readers take turns on a connection. With two, the copy out of the socket and the copy into the device overlap; a
+	// third gained nothing.
+	readers = 2
+)
+
 // transmission is the reading side of the transmission phase: it decodes requests, judges them, and submits them to the
-// device. It belongs to one goroutine.
+// device. It belongs to the reader that has the turn.
 type transmission struct {
-	ctx       context.Context // of the connection, for what runs beside its reader
+	ctx       context.Context // of the connection, for what runs beside its readers
 	session   *session
 	in        *inbox
 	stream    *stream
 	device    Device
 	terms     terms
-	burst     *burst
-	submitted uint64 // requests that were or will be completed
-	lookups   chan struct{}
+	burst     burst
+	submitted uint64        // requests that were or will be completed
+	lookups   chan struct{} // holds one for each BLOCK_STATUS that is looked up
+
+	turn   chan struct{} // holds one when no reader has the turn
+	ended  chan struct{} // closed by the reader that finds the end
+	reason error         // why it ended; valid once ended is closed
 }
 
-func newTransmission(ctx context.Context, s *session, chosen *selection) transmission {
-	t := transmission{
+func newTransmission(ctx context.Context, s *session, chosen *selection) *transmission {
+	t := &transmission{
 		ctx:     ctx,
 		session: s,
 		in:      &s.in,
@@ -48,40 +63,71 @@ func newTransmission(ctx context.Context, s *session, chosen *selection) transmi
 			structured: chosen.structured,
 			allocation: chosen.allocation,
 		},
-		burst:   &burst{in: &s.in, own: s.stream},
+		burst:   burst{in: &s.in, own: s.stream},
 		lookups: make(chan struct{}, statusRequests),
+		turn:    make(chan struct{}, 1),
+		ended:   make(chan struct{}),
 	}
 	s.in.grow(transmissionInboxBytes)
 	s.in.beforeRead = t.burst.end
+	t.turn <- struct{}{}
 	return t
 }
 
-// run serves requests until the connection ends, and returns why.
-func (t *transmission) run() error {
+// readLoop reads and submits requests while it has the turn, which it owns the connection's reading side by. It passes
+// the turn on before it submits a large write, and waits for it again afterwards. It ends with the transmission.
+func (t *transmission) readLoop() {
+	aside := burst{own: t.stream}
+	for {
+		select {
+		case <-t.turn:
+		case <-t.ended:
+			return
+		}
+		large, err := t.run()
+		if err != nil {
+			t.reason = err
+			t.burst.end()
+			close(t.ended)
+			return
+		}
+		t.burst.end()
+		t.turn <- struct{}{}
+		t.submit(large, &aside)
+		aside.end()
+	}
+}
+
+// run serves requests until the connection ends, and returns why, or until one is to be submitted aside.
+func (t *transmission) run() (*request, error) {
 	for {
 		if t.session.draining.Load() {
-			return errDraining
+			return nil, errDraining
 		}
 		src, err := t.in.peek(wire.RequestBytes)
 		if err != nil {
-			return t.ended(err)
+			return nil, t.why(err)
 		}
 		header, err := wire.DecodeRequest(src)
 		if err != nil {
-			return errors.Join(errViolation, err)
+			return nil, errors.Join(errViolation, err)
 		}
 		t.in.skip(wire.RequestBytes)
 		if header.Command == wire.CmdDisc {
-			return errDisconnect
+			return nil, errDisconnect
 		}
-		if err := t.serve(header); err != nil {
-			return t.ended(err)
+		r, err := t.serve(header)
+		if err != nil {
+			return nil, t.why(err)
+		}
+		if r != nil {
+			return r, nil
 		}
 	}
 }
 
 // ended says why the socket could not be read.
-func (t *transmission) ended(err error) error {
+func (t *transmission) why(err error) error {
 	var timeout net.Error
 	if t.session.draining.Load() && errors.As(err, &timeout) && timeout.Timeout() {
 		return errDraining
@@ -92,26 +138,30 @@ func (t *transmission) ended(err error) error {
 	return err
 }
 
-// serve carries out one request. An error means that the connection can't go on.
-func (t *transmission) serve(header wire.Request) error {
+// serve carries out one request, or returns it to be submitted aside. An error means that the connection can't go on.
+func (t *transmission) serve(header wire.Request) (*request, error) {
 	t.terms.sizeBytes = t.device.SizeBytes()
 	if errno := t.terms.check(header); errno != 0 {
-		return t.refuse(header, errno)
+		return nil, t.refuse(header, errno)
 	}
 	r, err := t.admit(header, roomFor(header))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if header.Command == wire.CmdWrite {
 		if err := t.in.readFull(r.payload); err != nil {
 			t.session.ledger.refund(r.charge)
 			t.session.recycle(r)
-			return err
+			return nil, err
 		}
 	}
 	t.submitted++
-	t.submit(r)
-	return nil
+	t.in.expectLarge = header.Command == wire.CmdWrite && header.Length >= largeBytes
+	if header.Command == wire.CmdWrite && header.Length >= relayBytes {
+		return r, nil
+	}
+	t.submit(r, &t.burst)
+	return nil, nil
 }
 
 // refuse answers a request that check turned down, after reading its payload away.
@@ -160,25 +210,25 @@ func (t *transmission) admit(header wire.Request, payloadBytes uint32) (*request
 }
 
 // submit hands a legal request to the device, or completes it when there is nothing to do.
-func (t *transmission) submit(r *request) {
+func (t *transmission) submit(r *request, b *burst) {
 	offset, length := r.Offset, uint64(r.Length)
 	fua := r.Flags&wire.FlagFUA != 0
 	switch {
 	case r.Command == wire.CmdFlush:
-		t.device.Flush(t.burst, r)
+		t.device.Flush(b, r)
 	case length == 0:
-		r.Complete(t.burst, nil)
+		r.Complete(b, nil)
 	case r.Command == wire.CmdRead:
-		t.device.Read(r.payload, offset, t.burst, r)
+		t.device.Read(r.payload, offset, b, r)
 	case r.Command == wire.CmdWrite:
-		t.device.Write(r.payload, offset, fua, t.burst, r)
+		t.device.Write(r.payload, offset, fua, b, r)
 	case r.Command == wire.CmdTrim:
-		t.device.Trim(offset, length, fua, t.burst, r)
+		t.device.Trim(offset, length, fua, b, r)
 	case r.Command == wire.CmdWriteZeroes:
 		noHole, fast := r.Flags&wire.FlagNoHole != 0, r.Flags&wire.FlagFastZero != 0
-		t.device.Zero(offset, length, fua, noHole, fast, t.burst, r)
+		t.device.Zero(offset, length, fua, noHole, fast, b, r)
 	case r.Command == wire.CmdCache:
-		t.device.Cache(offset, length, t.burst, r)
+		t.device.Cache(offset, length, b, r)
 	case r.Command == wire.CmdBlockStatus:
 		t.lookUp(r)
 	}
