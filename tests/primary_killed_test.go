@@ -37,9 +37,7 @@ func TestPrimaryKilled(t *testing.T) {
 			s.kill(old)
 			<-l.done
 			s.promote(next, "r0")
-			if err := r.verify(t.Context(), next.URI("r0")); err != nil {
-				t.Fatal(err)
-			}
+			r.verify(t, next.URI("r0"))
 
 			l = r.begin(t, next.URI("r0"))
 			l.waitWrites(t, 1)
@@ -52,9 +50,7 @@ func TestPrimaryKilled(t *testing.T) {
 			if err := l.end(); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.verify(t.Context(), next.URI("r0")); err != nil {
-				t.Fatal(err)
-			}
+			r.verify(t, next.URI("r0"))
 			s.identical("r0")
 		})
 		if t.Failed() {

@@ -3,25 +3,18 @@ package tests
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"duet/nbd/nbdclient"
 )
 
 // blockBytes is the unit of the recorded load.
 const blockBytes = 4096
-
-// session is what the load needs of an NBD connection.
-type session interface {
-	Read(p []byte, offset uint64) error
-	Write(p []byte, offset uint64) error
-	Flush() error
-	Close() error
-}
 
 // recorder is a load that knows what it was promised: which write of every block was the last to be acknowledged, and
 // which were sent after it without an answer. After whatever happens to the cluster, verify tells whether each block
@@ -48,31 +41,28 @@ type blockHistory struct {
 
 // newRecorder makes a load on the given blocks of a device.
 func newRecorder(firstBlock, blockCount uint64) *recorder {
-	return &recorder{firstBlock: firstBlock, blockCount: blockCount, workers: 4, blocks: make(map[uint64]*blockHistory)}
+	return &recorder{firstBlock: firstBlock, blockCount: blockCount, workers: 8, blocks: make(map[uint64]*blockHistory)}
 }
 
 // load is a recorder at work.
 type load struct {
 	*recorder
-	cancel context.CancelFunc
-	done   chan struct{} // closed when all workers have ended
-	err    error         // why the first worker ended, valid after done; nil when it was asked to
+	stopping chan struct{} // closed to ask the workers to end
+	done     chan struct{} // closed when all workers have ended
+	err      error         // why the first worker ended, valid after done; nil when it was asked to
 }
 
-// begin starts the workers against the server at uri. It ends with the test, at the first error, or by end.
+// begin starts the workers against the server at uri, which share two connections. It ends with the test, when the
+// connections are lost, or by end.
 func (r *recorder) begin(t *testing.T, uri string) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{recorder: r, cancel: cancel, done: make(chan struct{})}
+	l := &load{recorder: r, stopping: make(chan struct{}), done: make(chan struct{})}
 	r.markPause()
+	clients := []*nbdclient.Client{dial(t, uri), dial(t, uri)}
 	failures := make(chan error, r.workers)
 	for worker := range r.workers {
-		s, err := dial(ctx, uri)
-		if err != nil {
-			cancel()
-			t.Fatal(err)
-		}
-		go func() { failures <- r.work(ctx, s, uint64(worker)) }()
+		go func() { failures <- l.work(ctx, clients[worker%len(clients)], uint64(worker)) }()
 	}
 	// This goroutine owns the end of the load: it ends when every worker has.
 	go func() {
@@ -90,45 +80,36 @@ func (r *recorder) begin(t *testing.T, uri string) *load {
 	return l
 }
 
-// end stops the load and returns the first error a worker met.
+// end asks the load to stop, waits for the answers to what is in flight, and returns the first error a worker met.
 func (l *load) end() error {
-	l.cancel()
-	<-l.done
-	return l.err
+	close(l.stopping)
+	select {
+	case <-l.done:
+		return l.err
+	case <-time.After(settleTimeout):
+		return fmt.Errorf("writes are without an answer for %v", settleTimeout)
+	}
 }
 
-// work writes random blocks of this worker, one at a time, until ctx ends or a write fails.
-func (r *recorder) work(ctx context.Context, s session, worker uint64) (err error) {
-	// A hung server must not hang the test: the end of ctx closes the connection, which fails what is in flight.
-	var closing error
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(closed)
-		closing = s.Close()
-	})
-	defer func() {
-		if stop() {
-			err = errors.Join(err, s.Close())
-			return
-		}
-		<-closed
-		err = errors.Join(err, closing)
-	}()
-	own := r.blockCount / uint64(r.workers)
+// work writes random blocks of this worker, one at a time, until it is asked to stop or a write fails. When ctx ends
+// so does the connection, and with it what is in flight: a hung server does not hang the test.
+func (l *load) work(ctx context.Context, client *nbdclient.Client, worker uint64) error {
+	own := l.blockCount / uint64(l.workers)
 	p := make([]byte, blockBytes)
-	for ctx.Err() == nil {
-		block := r.firstBlock + rand.Uint64N(own)*uint64(r.workers) + worker
-		number := r.send(block)
+	for {
+		select {
+		case <-l.stopping:
+			return nil
+		default:
+		}
+		block := l.firstBlock + rand.Uint64N(own)*uint64(l.workers) + worker
+		number := l.send(block)
 		fillBlock(p, block, number)
-		if err := s.Write(p, block*blockBytes); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		if err := client.Write(ctx, p, block*blockBytes); err != nil {
 			return fmt.Errorf("write block %d: %w", block, err)
 		}
-		r.answered(block, number)
+		l.answered(block, number)
 	}
-	return nil
 }
 
 // send notes that a write is about to be sent and returns its number.
@@ -187,17 +168,25 @@ func (r *recorder) touched() uint64 {
 
 // verify reads every block that was ever written and compares it with what was promised. What it finds becomes what is
 // expected from then on: a write that was not answered may be there or not, but that must not change later.
-func (r *recorder) verify(ctx context.Context, uri string) (err error) {
-	s, err := dial(ctx, uri)
-	if err != nil {
-		return err
+func (r *recorder) verify(t *testing.T, uri string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), resyncTimeout)
+	defer cancel()
+	client := dial(t, uri)
+	if err := r.check(ctx, client); err != nil {
+		t.Fatal(err)
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
+	if err := client.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (r *recorder) check(ctx context.Context, client *nbdclient.Client) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := make([]byte, blockBytes)
 	for block, h := range r.blocks {
-		if err := s.Read(p, block*blockBytes); err != nil {
+		if err := client.Read(ctx, p, block*blockBytes); err != nil {
 			return fmt.Errorf("read block %d: %w", block, err)
 		}
 		number, err := readBlock(p, block)

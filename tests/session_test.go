@@ -2,16 +2,35 @@ package tests
 
 import (
 	"context"
-	"errors"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"testing"
 
+	"duet/nbd/nbdclient"
 	"duet/tests/cluster"
 )
 
-// dial connects to an export.
-func dial(context.Context, string) (session, error) {
-	return nil, errors.New("no NBD client")
+// dial connects to the export of an nbd:// URI. The connection ends with the test at the latest.
+func dial(t *testing.T, uri string) *nbdclient.Client {
+	t.Helper()
+	parsed, err := url.Parse(uri)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), settleTimeout)
+	defer cancel()
+	client, err := nbdclient.Dial(ctx, "tcp", parsed.Host, nbdclient.Config{Export: strings.TrimPrefix(parsed.Path, "/")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return client
 }
 
 // clientCertificates lays a node's certificate out as libnbd and QEMU expect it, and returns the directory.
