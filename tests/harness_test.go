@@ -91,7 +91,18 @@ func plaintext(c *cluster.Config) { c.Insecure = true }
 // start starts a cluster that ends with the test. When the test fails the ends of the logs are printed.
 func start(t *testing.T, changes ...options) *scenario {
 	t.Helper()
-	config := cluster.Config{Binary: program(t, ""), Dir: t.TempDir(), DataNodes: 2, Witness: true}
+	binary := program(t, "")
+	// Not t.TempDir: the name of the test in it would make the paths of the nodes' sockets longer than a socket's may be.
+	dir, err := os.MkdirTemp(shared.dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	config := cluster.Config{Binary: binary, Dir: dir, DataNodes: 2, Witness: true}
 	for _, change := range changes {
 		change(&config)
 	}

@@ -37,7 +37,7 @@ func dial(t *testing.T, uri string) *nbdclient.Client {
 func (s *scenario) clientCertificates(n *cluster.Node) string {
 	s.t.Helper()
 	dir := s.t.TempDir()
-	for from, to := range map[string]string{"ca.pem": "ca-cert.pem", "node.pem": "client-cert.pem", "node.key": "client-key.pem"} {
+	for from, to := range map[string]string{"ca.crt": "ca-cert.pem", "node.crt": "client-cert.pem", "node.key": "client-key.pem"} {
 		text, err := os.ReadFile(filepath.Join(n.Dir, "tls", from))
 		if err != nil {
 			s.t.Fatal(err)
