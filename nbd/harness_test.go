@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -200,6 +201,50 @@ func (tp *tape) take() (got []byte, closed bool) {
 	defer tp.mu.Unlock()
 	got, tp.got = tp.got, nil
 	return got, tp.closed
+}
+
+// mute is a client in the transmission phase that has said nothing yet.
+func mute(t testing.TB, s *Server) *tape {
+	t.Helper()
+	tp := newTape(t, s)
+	tp.send(opening())
+	if _, closed := tp.take(); closed {
+		t.Fatal("the negotiation failed")
+	}
+	return tp
+}
+
+// deaf is a client that sends requests and takes no replies.
+func deaf(t testing.TB, s *Server, requests []byte) {
+	t.Helper()
+	client, server := net.Pipe()
+	s.ServeConn(server)
+	t.Cleanup(func() {
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	tp := tape{t: t, conn: client}
+	tp.send(append(opening(), requests...))
+	ack := wire.OptionReplyHeader{Option: wire.OptGo, Type: wire.RepAck}.Append(nil)
+	var got []byte
+	for p := make([]byte, 1); !bytes.HasSuffix(got, ack); got = append(got, p[0]) {
+		if _, err := client.Read(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// advance lets the virtual time of a synctest bubble pass.
+func advance(d time.Duration) { <-time.After(d) }
+
+// ignored is a completion that nobody waits for.
+type ignored struct{}
+
+func (ignored) Complete(interface {
+	Defer(f interface{ Flush() })
+	More() bool
+}, error) {
 }
 
 // option encodes an option.

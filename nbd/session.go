@@ -80,6 +80,9 @@ func (s *session) negotiate() (*selection, error) {
 	if err := s.socket.SetDeadline(time.Now().Add(s.server.cfg.NegotiationTimeout)); err != nil {
 		return nil, err
 	}
+	if s.draining.Load() { // looked at after the deadline, which beginDraining sets after the flag, has been overwritten
+		return nil, errDraining
+	}
 	n := negotiation{session: s, tlsRequired: s.server.cfg.TLSRequired && !(s.local && s.server.cfg.TLSExemptLocal)}
 	chosen, err := n.run()
 	if err != nil {
@@ -197,8 +200,8 @@ func (s *session) kill() {
 	})
 }
 
-// beginDraining makes the reader stop before the next request. The flag is set before the deadline: negotiate clears
-// the deadline and the transmission loop looks at the flag after that.
+// beginDraining makes the reader stop before the next option or request. The flag is set before the deadline; whoever
+// sets another deadline looks at the flag after that.
 func (s *session) beginDraining() {
 	s.draining.Store(true)
 	if err := s.socket.SetReadDeadline(time.Unix(1, 0)); err != nil {
