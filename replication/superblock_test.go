@@ -170,6 +170,7 @@ func TestSuperblockSurvivesCrashes(t *testing.T) {
 			for err = nil; err == nil; {
 				attempted = durable
 				attempted.Promised++
+				attempted.Peers[5].CompleteSince = attempted.Promised // in another sector
 				if err = store.write(attempted); err == nil {
 					durable = store.superblock()
 				}
