@@ -26,11 +26,7 @@ func newBareClient(t testing.TB, network, address string, request wire.Request, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := conn.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeLater(t, conn)
 	if _, err := conn.Write(append([]byte{0, 0, 0, 3}, option(wire.OptExportName)...)); err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +129,11 @@ func BenchmarkDecodeAndCheck(b *testing.B) {
 	judge := terms{sizeBytes: 1 << 30}
 	for b.Loop() {
 		header, err := wire.DecodeRequest(src)
-		if err != nil || judge.check(header) != 0 {
+		if err != nil {
 			b.Fatal(err)
+		}
+		if errno, reason := judge.check(header); errno != 0 {
+			b.Fatal(reason)
 		}
 	}
 }

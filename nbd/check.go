@@ -36,45 +36,32 @@ type terms struct {
 	allocation bool // the context base:allocation was selected
 }
 
-// check returns the error that the specification demands for a request, or zero if it may be carried out. It is the
-// only place where requests are judged, and it comes before any effect.
-func (t terms) check(r wire.Request) wire.Errno {
+// check returns the error that the specification demands for a request, with the reason in words, or zero if it may be
+// carried out. It is the only place where requests are judged, and it comes before any effect.
+func (t terms) check(r wire.Request) (wire.Errno, string) {
 	if int(r.Command) >= len(rules) || !rules[r.Command].known {
-		return wire.EINVAL
+		return wire.EINVAL, "unknown command"
 	}
 	rule := &rules[r.Command]
 	switch {
 	case r.Flags&^rule.flags != 0:
-		return wire.EINVAL
+		return wire.EINVAL, "a flag that this command does not have"
 	case r.Flags&wire.FlagDF != 0 && !t.structured:
-		return wire.EINVAL
+		return wire.EINVAL, "DF needs structured replies"
 	case !rule.ranged && (r.Offset != 0 || r.Length != 0):
-		return wire.EINVAL
+		return wire.EINVAL, "this command has neither offset nor length"
 	case rule.writes && t.readOnly:
-		return wire.EPERM
-	case r.Command == wire.CmdBlockStatus && (!t.allocation || r.Length == 0):
-		return wire.EINVAL
+		return wire.EPERM, "the export is read-only"
+	case r.Command == wire.CmdBlockStatus && !t.allocation:
+		return wire.EINVAL, "no metadata context was selected"
+	case r.Command == wire.CmdBlockStatus && r.Length == 0:
+		return wire.EINVAL, "the range is empty"
 	case rule.ranged && (r.Offset > t.sizeBytes || uint64(r.Length) > t.sizeBytes-r.Offset):
-		return rule.beyondEnd
+		return rule.beyondEnd, "the range ends beyond the end of the device"
 	case rule.payload && r.Length > wire.MaxPayloadBytes && r.Flags&wire.FlagDF != 0:
-		return wire.EOVERFLOW
+		return wire.EOVERFLOW, "more than can be sent in one piece"
 	case rule.payload && r.Length > wire.MaxPayloadBytes:
-		return wire.EINVAL
+		return wire.EINVAL, "more than the maximum size of a request"
 	}
-	return 0
-}
-
-// reason says in words what check found, for clients that can be told.
-func (t terms) reason(r wire.Request, errno wire.Errno) string {
-	switch {
-	case errno == 0:
-		return ""
-	case errno == wire.EPERM:
-		return "the export is read-only"
-	case errno == wire.EOVERFLOW, errno == wire.EINVAL && r.Length > wire.MaxPayloadBytes:
-		return "the request is too large or invalid"
-	case errno == wire.ENOSPC:
-		return "the range ends after the device"
-	}
-	return "the request is invalid"
+	return 0, ""
 }

@@ -80,14 +80,14 @@ var legal = []struct {
 func TestCheck(t *testing.T) {
 	for _, c := range illegal {
 		c.terms.sizeBytes = checkedSize
-		if got := c.terms.check(c.request); got != c.want {
+		if got, _ := c.terms.check(c.request); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}
 	for _, c := range legal {
 		c.terms.sizeBytes = checkedSize
-		if got := c.terms.check(c.request); got != 0 {
-			t.Errorf("%s: %v", c.name, got)
+		if got, reason := c.terms.check(c.request); got != 0 {
+			t.Errorf("%s: %v, %s", c.name, got, reason)
 		}
 	}
 }

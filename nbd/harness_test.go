@@ -102,11 +102,7 @@ func connect(t testing.TB, network, address string, cfg nbdclient.Config) *nbdcl
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeLater(t, c)
 	return c
 }
 
@@ -123,6 +119,12 @@ type heldWrite struct {
 	offset uint64
 	c      Completion
 }
+
+// The devices for tests are devices.
+var (
+	_ Device = (*nbdtest.Memory)(nil)
+	_ Device = (*nbdtest.File)(nil)
+)
 
 // holding is a device whose writes and flushes wait for the test to complete them.
 type holding struct {
@@ -176,11 +178,7 @@ func newTape(t testing.TB, s *Server) *tape {
 			}
 		}
 	}()
-	t.Cleanup(func() {
-		if err := client.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeLater(t, client)
 	return tp
 }
 
@@ -203,6 +201,16 @@ func (tp *tape) take() (got []byte, closed bool) {
 	return got, tp.closed
 }
 
+// closeLater closes a connection when the test ends.
+func closeLater(t testing.TB, conn io.Closer) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // mute is a client in the transmission phase that has said nothing yet.
 func mute(t testing.TB, s *Server) *tape {
 	t.Helper()
@@ -219,11 +227,7 @@ func deaf(t testing.TB, s *Server, requests []byte) {
 	t.Helper()
 	client, server := net.Pipe()
 	s.ServeConn(server)
-	t.Cleanup(func() {
-		if err := client.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeLater(t, client)
 	tp := tape{t: t, conn: client}
 	tp.send(append(opening(), requests...))
 	ack := wire.OptionReplyHeader{Option: wire.OptGo, Type: wire.RepAck}.Append(nil)

@@ -72,7 +72,7 @@ func Start(exports Exports, cfg Config) (*Server, error) {
 // listeners may be served at a time. It returns nil after Close.
 func (s *Server) Serve(listener net.Listener) error {
 	if !s.own(listener) {
-		return errors.Join(net.ErrClosed, listener.Close())
+		return listener.Close()
 	}
 	for {
 		socket, err := listener.Accept()

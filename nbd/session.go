@@ -14,7 +14,7 @@ import (
 
 // lingerTimeout is how long a drained connection waits for its client to close first. Closing at once while requests
 // of the client lie unread in the socket would make TCP reset the connection and could destroy replies in flight.
-const lingerTimeout = time.Second
+const lingerTimeout = 250 * time.Millisecond
 
 // session is one connection, from its acceptance until its last request is completed.
 type session struct {

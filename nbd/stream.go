@@ -15,14 +15,16 @@ const (
 	// memory. Above it the copy costs more than an entry of the vector.
 	copyBytes = 32 << 10
 	// copyQueueBytes bounds what is copied while the client does not read: beyond it, replies are kept by reference.
-	copyQueueBytes = 1 << 20
+	copyQueueBytes = 128 << 10
 	// burstReplyBytes is the amount of queued replies that is sent without waiting for the end of a burst.
 	burstReplyBytes = 64 << 10
 	// keepBytes is the largest reply buffer that is kept when it has been sent.
-	keepBytes = 512 << 10
+	keepBytes = 256 << 10
 	// inlineBlockingBytes is what the reader of a connection without a non-blocking path (TLS) sends itself, because it
 	// most likely fits in the socket's buffer, instead of waking the writer.
 	inlineBlockingBytes = 64 << 10
+	// blockingWriteBytes is what is sent at a time where writes block, so that progress is seen.
+	blockingWriteBytes = 256 << 10
 	// sendRounds bounds how long a goroutine that completes requests goes on sending what others queue meanwhile.
 	sendRounds = 2
 	// maxReasonBytes bounds the text of an error chunk.

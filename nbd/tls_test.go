@@ -173,7 +173,7 @@ func TestTLSRefusesInjectedPlaintext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	closeLater(t, conn)
 	injected := append(option(wire.OptStartTLS), option(wire.OptStructuredReply)...)
 	if _, err := conn.Write(append([]byte{0, 0, 0, 3}, injected...)); err != nil {
 		t.Fatal(err)
@@ -205,7 +205,7 @@ func TestTLSForgetsWhatWasSaidBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	closeLater(t, conn)
 	say := func(w net.Conn, p []byte, replyBytes int) []byte {
 		t.Helper()
 		if _, err := w.Write(p); err != nil {

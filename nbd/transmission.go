@@ -141,8 +141,8 @@ func (t *transmission) why(err error) error {
 // serve carries out one request, or returns it to be submitted aside. An error means that the connection can't go on.
 func (t *transmission) serve(header wire.Request) (*request, error) {
 	t.terms.sizeBytes = t.device.SizeBytes()
-	if errno := t.terms.check(header); errno != 0 {
-		return nil, t.refuse(header, errno)
+	if errno, reason := t.terms.check(header); errno != 0 {
+		return nil, t.refuse(header, errno, reason)
 	}
 	r, err := t.admit(header, roomFor(header))
 	if err != nil {
@@ -165,7 +165,7 @@ func (t *transmission) serve(header wire.Request) (*request, error) {
 }
 
 // refuse answers a request that check turned down, after reading its payload away.
-func (t *transmission) refuse(header wire.Request, errno wire.Errno) error {
+func (t *transmission) refuse(header wire.Request, errno wire.Errno, reason string) error {
 	if header.Command == wire.CmdWrite {
 		if err := t.in.discard(uint64(header.Length)); err != nil {
 			return err
@@ -176,7 +176,7 @@ func (t *transmission) refuse(header wire.Request, errno wire.Errno) error {
 		return err
 	}
 	t.submitted++
-	if t.stream.reply(r, errno, t.terms.reason(header, errno)) {
+	if t.stream.reply(r, errno, reason) {
 		t.stream.Flush()
 		return nil
 	}

@@ -163,7 +163,7 @@ func TestOversizeWriteIsRefusedPolitely(t *testing.T) {
 	s, _, _ := serveMemory(t, nbdclient.Config{})
 	client, server := net.Pipe()
 	s.ServeConn(server)
-	defer client.Close()
+	closeLater(t, client)
 	go func() {
 		message := opening()
 		message = wire.Request{Command: wire.CmdWrite, Cookie: 1, Length: wire.MaxPayloadBytes + 1}.Append(message)

@@ -139,7 +139,8 @@ func (s *stream) transmitParts() error {
 			return errRevoked
 		}
 		s.blocked.restart()
-		n, err := s.session.transport.Write(s.vector.parts[s.vector.next])
+		part := s.vector.parts[s.vector.next]
+		n, err := s.session.transport.Write(part[:min(len(part), blockingWriteBytes)])
 		s.vector.advance(n)
 		if err != nil {
 			return err
