@@ -53,9 +53,9 @@ func (id *hexID) UnmarshalText(text []byte) error {
 // String returns the digits.
 func (id hexID) String() string { return hex.EncodeToString(id[:]) }
 
-// helloMessage is the payload of Hello, the first frame on each connection of a session, and the larger part of HelloReply.
+// hello is the payload of Hello, the first frame on each connection of a session, and the larger part of HelloReply.
 // On the ack connection only identity and session matter; the rest repeats what the data connection said.
-type helloMessage struct {
+type hello struct {
 	Version  int      `json:"version"`
 	Features []string `json:"features,omitempty"` // those that the sender can use; a session uses what both can
 
@@ -85,10 +85,10 @@ type helloMessage struct {
 	DirtyBlocks uint64 `json:"dirty-blocks"`
 }
 
-// helloReplyMessage is the payload of HelloReply. A refused Hello is followed by the end of the connection.
-type helloReplyMessage struct {
+// helloReply is the payload of HelloReply. A refused Hello is followed by the end of the connection.
+type helloReply struct {
 	Refused string `json:"refused,omitempty"` // why, for people; "" means accepted
-	helloMessage
+	hello
 }
 
 // configurationMessage is the payload of Configuration: a committed configuration as the record has it. This layer
@@ -154,7 +154,7 @@ var (
 
 // A version other than this one is for the handshake to refuse in words, not for the decoder: the two ends have to be
 // able to tell each other what they speak.
-func (m *helloMessage) validate() error {
+func (m *hello) validate() error {
 	names := []struct{ what, text string }{
 		{"cluster id", m.ClusterID}, {"resource", m.Resource}, {"sender", m.From}, {"receiver", m.To},
 	}
@@ -186,7 +186,7 @@ func (m *helloMessage) validate() error {
 	return m.validateFeatures()
 }
 
-func (m *helloMessage) validateFeatures() error {
+func (m *hello) validateFeatures() error {
 	if len(m.Features) > maxFeatureCount {
 		return fmt.Errorf("%w: %d features", errMessage, len(m.Features))
 	}
@@ -199,11 +199,11 @@ func (m *helloMessage) validateFeatures() error {
 }
 
 // A refusal may come from an end that knows nothing of the resource, so it needs to hold nothing else.
-func (m *helloReplyMessage) validate() error {
+func (m *helloReply) validate() error {
 	if m.Refused != "" {
 		return validateReason(m.Refused)
 	}
-	return m.helloMessage.validate()
+	return m.hello.validate()
 }
 
 func (m *configurationMessage) validate() error {

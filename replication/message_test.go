@@ -11,8 +11,8 @@ import (
 	"duet/bitmap"
 )
 
-func exampleHello() helloMessage {
-	return helloMessage{
+func exampleHello() hello {
+	return hello{
 		Version: ProtocolVersion, Features: []string{"zstd"}, ClusterID: "c-0a1b2c3d", Resource: "orders",
 		ResourceID: hexID{0xd0, 1, 15: 0xdf}, From: "alpha", To: "bravo", SessionID: hexID{0x5e, 15: 0x01}, Kind: dataConnection,
 		Incarnation: 9, BootID: "6c0ffee0-0000-4000-8000-00000000b007", Role: "Primary", DiskState: "UpToDate",
@@ -27,15 +27,15 @@ func exampleMessages() []struct {
 	t    FrameType
 	m    message
 } {
-	hello := exampleHello()
+	greeting := exampleHello()
 	return []struct {
 		name string
 		t    FrameType
 		m    message
 	}{
-		{"hello", FrameHello, &hello},
-		{"accepted", FrameHelloReply, &helloReplyMessage{helloMessage: hello}},
-		{"refused", FrameHelloReply, &helloReplyMessage{Refused: "no such resource"}},
+		{"hello", FrameHello, &greeting},
+		{"accepted", FrameHelloReply, &helloReply{hello: greeting}},
+		{"refused", FrameHelloReply, &helloReply{Refused: "no such resource"}},
 		{"configuration", FrameConfiguration, &configurationMessage{Configuration: []byte(`{"generation":41}`)}},
 		{"reject", FrameReject, &rejectMessage{Promised: 42, Reason: "generation 41 is over"}},
 		{"bitmap done", FrameBitmapDone, &resyncMessage{DirtyBlocks: 7}},
@@ -89,25 +89,25 @@ func TestDecodeMessageErrors(t *testing.T) {
 }
 
 func TestHelloValidation(t *testing.T) {
-	for name, change := range map[string]func(m *helloMessage){
-		"no version":          func(m *helloMessage) { m.Version = 0 },
-		"no cluster":          func(m *helloMessage) { m.ClusterID = "" },
-		"no resource":         func(m *helloMessage) { m.Resource = "" },
-		"name too long":       func(m *helloMessage) { m.From = strings.Repeat("x", maxNameBytes+1) },
-		"name with escapes":   func(m *helloMessage) { m.To = "\x1b[2J" },
-		"name with a space":   func(m *helloMessage) { m.To = "a b" },
-		"name not ASCII":      func(m *helloMessage) { m.Resource = "größe" },
-		"kind":                func(m *helloMessage) { m.Kind = "bulk" },
-		"no incarnation":      func(m *helloMessage) { m.Incarnation = 0 },
-		"boot id":             func(m *helloMessage) { m.BootID = "\n" },
-		"role":                func(m *helloMessage) { m.Role = "King" },
-		"disk state":          func(m *helloMessage) { m.DiskState = "" },
-		"size":                func(m *helloMessage) { m.SizeBytes = bitmap.MaxDeviceBytes + 1 },
-		"volumes":             func(m *helloMessage) { m.Volumes = -1 },
-		"dirty blocks":        func(m *helloMessage) { m.DirtyBlocks = 1 << 60 },
-		"too many features":   func(m *helloMessage) { m.Features = make([]string, maxFeatureCount+1) },
-		"feature is no name":  func(m *helloMessage) { m.Features = []string{""} },
-		"feature with escape": func(m *helloMessage) { m.Features = []string{"a\tb"} },
+	for name, change := range map[string]func(m *hello){
+		"no version":          func(m *hello) { m.Version = 0 },
+		"no cluster":          func(m *hello) { m.ClusterID = "" },
+		"no resource":         func(m *hello) { m.Resource = "" },
+		"name too long":       func(m *hello) { m.From = strings.Repeat("x", maxNameBytes+1) },
+		"name with escapes":   func(m *hello) { m.To = "\x1b[2J" },
+		"name with a space":   func(m *hello) { m.To = "a b" },
+		"name not ASCII":      func(m *hello) { m.Resource = "größe" },
+		"kind":                func(m *hello) { m.Kind = "bulk" },
+		"no incarnation":      func(m *hello) { m.Incarnation = 0 },
+		"boot id":             func(m *hello) { m.BootID = "\n" },
+		"role":                func(m *hello) { m.Role = "King" },
+		"disk state":          func(m *hello) { m.DiskState = "" },
+		"size":                func(m *hello) { m.SizeBytes = bitmap.MaxDeviceBytes + 1 },
+		"volumes":             func(m *hello) { m.Volumes = -1 },
+		"dirty blocks":        func(m *hello) { m.DirtyBlocks = 1 << 60 },
+		"too many features":   func(m *hello) { m.Features = make([]string, maxFeatureCount+1) },
+		"feature is no name":  func(m *hello) { m.Features = []string{""} },
+		"feature with escape": func(m *hello) { m.Features = []string{"a\tb"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := exampleHello()
@@ -172,7 +172,7 @@ func FuzzDecodeMessage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, frameType uint16, payload []byte) {
 		m := map[FrameType]message{
-			FrameHello: new(helloMessage), FrameHelloReply: new(helloReplyMessage), FrameConfiguration: new(configurationMessage),
+			FrameHello: new(hello), FrameHelloReply: new(helloReply), FrameConfiguration: new(configurationMessage),
 			FrameReject: new(rejectMessage), FrameResyncReady: new(resyncMessage),
 		}[FrameType(frameType)]
 		if m == nil || decodeMessage(FrameType(frameType), payload, m) != nil {
