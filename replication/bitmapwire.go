@@ -30,7 +30,7 @@ const (
 )
 
 // encodeBitmapChunk describes the dirty blocks of slot from fromBlock on, as many as fit. nextBlock is where the next
-// chunk begins; done says that there is none. A payload without a run is nil.
+// chunk begins; done says that there is none. A payload without a run is empty.
 //
 //	+--------+------------------+-----------+--------------+-----------+--------------+---
 //	| method | first block      | gap       | length       | gap       | length       | ...
@@ -91,6 +91,9 @@ func compressChunk(plain []byte) []byte {
 // decodeBitmapChunk calls set for each run of a chunk, in ascending order, each within the first totalBlocks blocks.
 // Runs before a bad one have been set; a set bit too many costs a copy and nothing else.
 func decodeBitmapChunk(payload []byte, totalBlocks uint64, set func(startBlock, count uint64)) error {
+	if len(payload) == 0 {
+		return nil
+	}
 	plain, err := expandChunk(payload)
 	if err != nil {
 		return err
@@ -117,11 +120,8 @@ func decodeBitmapChunk(payload []byte, totalBlocks uint64, set func(startBlock, 
 	return nil
 }
 
-// expandChunk returns the content of a chunk.
+// expandChunk returns the content of a chunk that is not empty.
 func expandChunk(payload []byte) ([]byte, error) {
-	if len(payload) == 0 {
-		return nil, fmt.Errorf("%w: it is empty", errBitmapChunk)
-	}
 	method, content := payload[0], payload[1:]
 	switch method {
 	case chunkPlain:

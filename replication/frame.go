@@ -57,8 +57,9 @@ const (
 	FlagFresh      uint16 = 1 << 3 // both disks were just created and are all holes: nothing to copy
 	FlagFailed     uint16 = 1 << 4 // the operation failed; the payload says why
 	FlagFull       uint16 = 1 << 5 // every block is to be copied
+	FlagKnown      uint16 = 1 << 6 // the source knows every block that the target may have changed
 
-	knownFlags = FlagFUA | FlagNoHole | FlagCompressed | FlagFresh | FlagFailed | FlagFull
+	knownFlags = FlagFUA | FlagNoHole | FlagCompressed | FlagFresh | FlagFailed | FlagFull | FlagKnown
 )
 
 // Bounds of what one frame may carry. They bound a receiver's memory per frame.
