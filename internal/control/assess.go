@@ -33,7 +33,7 @@ func orEmpty[T any](list []T) []T {
 // second is empty when there is nothing to do but wait or be glad. The worst finding wins.
 func Assess(node string, r *ResourceStatus) (verdict, nextStep string) {
 	for _, find := range []func(string, *ResourceStatus) (string, string){
-		assessSuspended, assessDisk, assessNoPrimary, assessResync, assessOutOfDate, assessPeers,
+		assessSuspended, assessQuorum, assessDisk, assessNoPrimary, assessResync, assessOutOfDate, assessPeers,
 	} {
 		if verdict, nextStep = find(node, r); verdict != "" {
 			return verdict, nextStep
@@ -51,6 +51,17 @@ func assessSuspended(_ string, r *ResourceStatus) (string, string) {
 		return "", ""
 	}
 	return "I/O waits" + because(r.Reason), "bring back the nodes that are missing (`duet node list`); I/O goes on by itself"
+}
+
+// assessQuorum is about a node that does no harm by itself: no role and no in-sync set can change.
+func assessQuorum(node string, r *ResourceStatus) (string, string) {
+	for _, d := range r.Devices {
+		if !d.Quorum {
+			return fmt.Sprintf("%s reaches no majority of the cluster: nothing can change", node),
+				"bring back the nodes that are missing (`duet node list`)"
+		}
+	}
+	return "", ""
 }
 
 func assessDisk(node string, r *ResourceStatus) (string, string) {

@@ -6,7 +6,7 @@ func TestAssess(t *testing.T) {
 	connected := ConnectionStatus{Name: "b", ConnectionState: ConnectionConnected}
 	base := func(changes ...func(*ResourceStatus)) *ResourceStatus {
 		r := &ResourceStatus{Name: "r0", Primary: "a", InSync: []string{"a", "b"},
-			Devices: []DeviceStatus{{DiskState: DiskUpToDate}}, Connections: []ConnectionStatus{connected}}
+			Devices: []DeviceStatus{{DiskState: DiskUpToDate, Quorum: true}}, Connections: []ConnectionStatus{connected}}
 		for _, change := range changes {
 			change(r)
 		}
@@ -35,6 +35,8 @@ func TestAssess(t *testing.T) {
 		{"three", "a", base(inSync("a", "b", "c")), "protected: a, b and c hold every acknowledged write", ""},
 		{"suspended", "a", base(func(r *ResourceStatus) { r.Suspended, r.Reason = true, "no quorum" }),
 			"I/O waits (no quorum)", "bring back the nodes that are missing (`duet node list`); I/O goes on by itself"},
+		{"no majority", "a", base(func(r *ResourceStatus) { r.Devices[0].Quorum = false }),
+			"a reaches no majority of the cluster: nothing can change", "bring back the nodes that are missing (`duet node list`)"},
 		{"a failed disk", "a", base(disk(DiskFailed)), "the disk of a can't be used (EIO)", "check the disk, then restart this node"},
 		{"diskless on purpose", "a", base(disk(DiskDiskless), func(r *ResourceStatus) { r.Devices[0].Client = true }),
 			"protected: a and b hold every acknowledged write", ""},

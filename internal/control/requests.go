@@ -131,6 +131,8 @@ type JoinReply struct {
 	CA          []byte   `json:"ca,omitempty"`          // PEM
 	CAKey       []byte   `json:"ca-key,omitempty"`      // PEM; data nodes only
 	Peers       []Member `json:"peers"`
+	// Incarnation is the last one that the cluster knows of a node of this name; those of the new one must be above it.
+	Incarnation uint64 `json:"incarnation,omitempty"`
 }
 
 // Member is a node's name and where it is reached.

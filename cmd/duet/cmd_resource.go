@@ -1,0 +1,12 @@
+package main
+
+import "github.com/urfave/cli/v2"
+
+func (p *program) resourceCommand() *cli.Command {
+	return &cli.Command{
+		Name: "resource", Usage: "create, list, show and delete replicated devices", UsageText: "duet resource COMMAND",
+		Subcommands: []*cli.Command{
+			p.resourceCreateCommand(), p.resourceListCommand(), p.resourceShowCommand(), p.resourceDeleteCommand(),
+		},
+	}
+}

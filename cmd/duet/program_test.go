@@ -1,0 +1,264 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"duet/internal/control"
+)
+
+// Every mistake on the command line is one line on stderr with exit code 2, and nothing is asked of the daemon.
+func TestUsageErrors(t *testing.T) {
+	create := "resource create r0 --size 1GiB --on a=/x "
+	tests := []struct{ line, words string }{
+		{"frobnicate", `no command "frobnicate"`},
+		{"resource frobnicate", `duet resource has no command "frobnicate"`},
+		{"resync frobnicate", "duet resync"},
+		{"status --frobnicate", "-frobnicate"},
+		{"status a b", `"b" is one argument too many`},
+		{"--timeout 0s status", "--timeout"},
+		{"--timeout never status", "never"},
+		{"primary", "RESOURCE is missing"},
+		{"secondary", "RESOURCE is missing"},
+		{"connect", "RESOURCE is missing"},
+		{"disconnect", "RESOURCE is missing"},
+		{"resync status", "RESOURCE is missing"},
+		{"resource show", "NAME is missing"},
+		{"resource delete", "NAME is missing"},
+		{"resource list x", "too many"},
+		{"node list x", "too many"},
+		{"quorum status x", "too many"},
+		{"version x", "too many"},
+		{"run x", "too many"},
+		{"run --log-level loud", "--log-level loud"},
+		{"run --log-format xml", "--log-format xml"},
+		{"token --ttl soon", "soon"},
+		{"token --ttl 1000h", "possible"},
+		{"resource create --size 1GiB --on a=/x", "NAME is missing"},
+		{"resource create r0 --on a=/x", "--size"},
+		{"resource create r0 --size 12zz --on a=/x", "12zz"},
+		{"resource create r0 --size 0 --on a=/x", "size"},
+		{"resource create r0 --size 1000 --on a=/x", "512"},
+		{"resource create r0 --size 1GiB", "--on"},
+		{"resource create r0 --size 1GiB --on a", "NODE=PATH"},
+		{"resource create r0 --size 1GiB --on =/x", "NODE=PATH"},
+		{"resource create r0 --size 1GiB --on a=x", "absolute"},
+		{create + "--on a=/y", "named twice"},
+		{create + "--metadata here", "absolute"},
+		{create + "--promotion maybe", "auto or manual"},
+		{create + "--ack maybe", "device or durable"},
+		{create + "--preferred z", "z holds no replica"},
+		{"init", "--name"},
+		{"init --name UPPER!", "--name"},
+		{"init --name a --listen nowhere", "nowhere"},
+		{"init --name a --insecure --listen :7600", "loopback"},
+		{"join --name a", "TOKEN is missing"},
+		{"demo x", "too many"},
+	}
+	for _, tt := range tests {
+		got := duet(t.Context(), "/nonexistent", strings.Fields(tt.line)...)
+		if got.code != control.ExitUsage || got.stdout != "" || !strings.Contains(got.stderr, tt.words) ||
+			strings.Count(got.stderr, "\n") != 1 {
+			t.Errorf("duet %s: exit code %d, said %q and on stderr %q, want %q", tt.line, got.code, got.stdout, got.stderr, tt.words)
+		}
+	}
+}
+
+// Without a daemon every command that needs one says so and how to start it, with exit code 3.
+func TestNoDaemon(t *testing.T) {
+	for _, line := range []string{
+		"status", "status r0 --json", "primary r0", "secondary r0", "connect r0", "disconnect r0 n2", "token", "node list",
+		"resource list", "resource show r0", "resource delete r0", "resource create r0 --size 1GiB --on a=/x",
+		"resync status r0", "events", "events --follow", "quorum status", "version --daemon",
+	} {
+		got := duet(t.Context(), "/nonexistent", strings.Fields(line)...)
+		want := "duet: the daemon is not running in /nonexistent\nduet: start it with `duet --dir /nonexistent run`\n"
+		if got.code != control.ExitUnreachable || got.stderr != want || got.stdout != "" {
+			t.Errorf("duet %s: exit code %d, %q", line, got.code, got.stderr)
+		}
+	}
+}
+
+// What the daemon refuses arrives as a line of why and one of what to do, with the exit code of its kind.
+func TestRefusals(t *testing.T) {
+	node := &fakeNode{}
+	dir := serve(t, node)
+	for code, exit := range map[control.Code]int{
+		control.CodeRefused: 1, control.CodeNotFound: 1, control.CodeInternal: 1, control.CodeUnreachable: 3, control.CodeTimeout: 4,
+	} {
+		node.failure = control.Errorf(code, "not like this").WithHint("try again")
+		got := duet(t.Context(), dir, "primary", "r0")
+		if got.code != exit || got.stderr != "duet: not like this\nduet: try again\n" {
+			t.Errorf("%s: exit code %d, %q", code, got.code, got.stderr)
+		}
+	}
+	node.failure = control.Errorf(control.CodeUsage, "the node knows better")
+	if got := duet(t.Context(), dir, "primary", "r0"); got.code != 2 {
+		t.Errorf("usage: exit code %d, %q", got.code, got.stderr)
+	}
+}
+
+func TestTimeout(t *testing.T) {
+	dir := serve(t, &fakeNode{hang: true})
+	if got := duet(t.Context(), dir, "--timeout", "10ms", "status"); got.code != control.ExitTimeout {
+		t.Errorf("exit code %d, %q", got.code, got.stderr)
+	}
+}
+
+func healthy() *fakeNode {
+	return &fakeNode{status: statusWith(primary(func(*control.ResourceStatus) {}))}
+}
+
+// Every command prints something for people, and the same as JSON.
+func TestOutput(t *testing.T) {
+	dir := serve(t, healthy())
+	tests := []struct{ line, words, key string }{
+		{"status", "protected: n1 and n2 hold every acknowledged write", `"disk-state": "UpToDate"`},
+		{"status r0", "UpToDate", `"generation": 5`},
+		{"resource list", "no resources", "[]"},
+		{"resource show r0", "/srv/r0.img", `"path": "/srv/r0.img"`},
+		{"resource create r0 --size 1GiB --on n1=/x --on n2=/y", "n1 is Primary", `"name": "r0"`},
+		{"primary r0", "r0: Primary since generation 4\n", `"role": "Primary"`},
+		{"secondary r0", "r0: Secondary since generation 5\n", `"role": "Secondary"`},
+		{"resync status r0", "none\n", `"state": "none"`},
+		{"resync status r0 --watch", "none\n", `"eta-s": null`},
+		{"events", "start  up", `"kind":"start"`},
+		{"token", "duet1-abc\n", `"token": "duet1-abc"`},
+		{"node list", "here", `"self": true`},
+		{"quorum status", "leader w1", `"leader": "w1"`},
+		{"version", "duet ", `"go": `},
+		{"version --daemon", "duet v1.2.3 (0123456789ab), peer protocol 1, go1\n", `"version": "v1.2.3"`},
+	}
+	for _, tt := range tests {
+		text := duet(t.Context(), dir, strings.Fields(tt.line)...)
+		if text.code != 0 || text.stderr != "" || !strings.Contains(text.stdout, tt.words) {
+			t.Errorf("duet %s: exit code %d, %q, stderr %q, want %q", tt.line, text.code, text.stdout, text.stderr, tt.words)
+		}
+		printed := duet(t.Context(), dir, append(strings.Fields(tt.line), "--json")...)
+		if printed.code != 0 || !json.Valid([]byte(printed.stdout)) || !strings.Contains(printed.stdout, tt.key) {
+			t.Errorf("duet %s --json: exit code %d, %q, want %q", tt.line, printed.code, printed.stdout, tt.key)
+		}
+	}
+}
+
+// The status in JSON is a list of resources with the keys of drbdsetup, none of them null.
+func TestStatusJSON(t *testing.T) {
+	node := healthy()
+	node.status.Resources[0].Connections[0].PeerDevices = nil
+	got := duet(t.Context(), serve(t, node), "status", "--json")
+	golden(t, "status_json", got.stdout)
+}
+
+func TestStatusOfNothing(t *testing.T) {
+	got := duet(t.Context(), serve(t, healthy()), "status", "nothing")
+	if got.code != control.ExitFailed || !strings.Contains(got.stderr, "nothing") {
+		t.Errorf("exit code %d, %q", got.code, got.stderr)
+	}
+}
+
+// interruptible ends its context when enough was written: the operator who has seen what he wanted.
+type interruptible struct {
+	text   strings.Builder
+	enough int
+	cancel context.CancelFunc
+}
+
+func (i *interruptible) Write(p []byte) (int, error) {
+	if i.enough--; i.enough == 0 {
+		i.cancel()
+	}
+	return i.text.Write(p)
+}
+
+// Watching ends with success when the operator ends it, and shows a daemon that can't be reached rather than give up.
+func TestWatch(t *testing.T) {
+	for _, tt := range []struct {
+		name, dir string
+		arguments []string
+		words     string
+	}{
+		{"status", serve(t, healthy()), []string{"status", "--watch"}, "protected"},
+		{"status as JSON", serve(t, healthy()), []string{"status", "--watch", "--json"}, `[{"name":"r0"`},
+		{"no daemon", "/nonexistent", []string{"status", "--watch"}, "not running"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			out := &interruptible{enough: 1, cancel: cancel}
+			p := &program{stdout: out, stderr: new(strings.Builder), terminal: true}
+			code := p.run(ctx, append([]string{"duet", "--dir", tt.dir}, tt.arguments...))
+			if code != 0 || !strings.Contains(out.text.String(), tt.words) {
+				t.Errorf("exit code %d, %q", code, out.text.String())
+			}
+		})
+	}
+}
+
+// A follower whose daemon ends is told so.
+func TestFollowEnds(t *testing.T) {
+	got := duet(t.Context(), serve(t, healthy()), "events", "--follow")
+	if got.code != control.ExitUnreachable || !strings.Contains(got.stdout, "up") {
+		t.Errorf("exit code %d, %q, %q", got.code, got.stdout, got.stderr)
+	}
+}
+
+func TestPeerArgument(t *testing.T) {
+	node := healthy()
+	dir := serve(t, node)
+	for _, command := range []string{"connect", "disconnect"} {
+		for _, peer := range []string{"n2", ""} {
+			arguments := strings.Fields(command + " r0 " + peer)
+			if got := duet(t.Context(), dir, arguments...); got.code != 0 || node.peer != peer {
+				t.Errorf("%v: exit code %d, peer %q", arguments, got.code, node.peer)
+			}
+		}
+	}
+}
+
+func TestCreateRequest(t *testing.T) {
+	node := healthy()
+	line := "resource create db --size 1TiB --on n1=/dev/sdb --on n2=/dev/sdc --metadata internal --promotion manual " +
+		"--preferred n2 --ack durable --assume-clean --force"
+	if got := duet(t.Context(), serve(t, node), strings.Fields(line)...); got.code != 0 {
+		t.Fatal(got.stderr)
+	}
+	text, err := json.Marshal(node.created)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"name":"db","size-bytes":1099511627776,"replicas":[{"node":"n1","path":"/dev/sdb"},{"node":"n2","path":"/dev/sdc"}],` +
+		`"metadata":"internal","promotion":"manual","preferred":"n2","ack":"durable","assume-clean":true,"force":true}`
+	if string(text) != want {
+		t.Errorf("got %s\nwant %s", text, want)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	golden(t, "help", duet(t.Context(), "/nonexistent", "help").stdout)
+	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "events", "demo"} {
+		got := duet(t.Context(), "/nonexistent", append(strings.Fields(command), "--help")...)
+		if got.code != 0 || got.stderr != "" {
+			t.Errorf("duet %s --help: exit code %d, %q", command, got.code, got.stderr)
+		}
+		golden(t, "help_"+strings.ReplaceAll(command, " ", "_"), got.stdout)
+	}
+}
+
+// Every command has a line of help, and no line of help is wider than a terminal of 130 columns.
+func TestHelpIsComplete(t *testing.T) {
+	for _, command := range new(program).app().Commands {
+		all := append(command.Subcommands, command)
+		for _, c := range all {
+			if c.Usage == "" || c.UsageText == "" {
+				t.Errorf("%s has no help", c.Name)
+			}
+			for line := range strings.Lines(c.Description) {
+				if len(line) > 127 {
+					t.Errorf("%s: %d characters in %q", c.Name, len(line), line)
+				}
+			}
+		}
+	}
+}
