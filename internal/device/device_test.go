@@ -3,6 +3,7 @@ package device
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -374,6 +375,56 @@ func TestExtents(t *testing.T) {
 	stop := errors.New("enough")
 	if err := d.Extents(0, 16*mib, func(int64, bool) error { return stop }); err != stop {
 		t.Errorf("the error of emit became %v", err)
+	}
+}
+
+func TestDataRun(t *testing.T) {
+	for _, c := range []struct{ off, next, end, want int64 }{
+		{100, 300, 1000, 200}, {100, 3000, 1000, 900}, {8192, 8192, 1 << 20, 4096}, {8192, 0, 1 << 20, 4096}, {8192, 8192, 8200, 8},
+	} {
+		if got := dataRun(c.off, c.next, c.end); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
+// TestFlaggedWriteGoesOn is about system calls that are interrupted, write a part,
+// write nothing, or fail half-way.
+func TestFlaggedWriteGoesOn(t *testing.T) {
+	const fd, off = 5, 1000
+	want := []byte("something to write")
+	cases := []struct {
+		name  string
+		steps []any // how many bytes a call writes, or how it fails
+		n     int
+		err   error
+	}{
+		{"at once", []any{18}, 18, nil},
+		{"in parts, interrupted", []any{5, unix.EINTR, 1, unix.EINTR, unix.EINTR, 12}, 18, nil},
+		{"nothing", []any{5, 0}, 5, io.ErrShortWrite},
+		{"full", []any{7, unix.ENOSPC}, 7, unix.ENOSPC},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			got := make([]byte, 0, len(want))
+			w := &flaggedWrite{rest: want, off: off}
+			w.call = func(_ uintptr, p []byte, at int64, _ uintptr) (int, error) {
+				if len(c.steps) == 0 || at != off+int64(len(got)) {
+					t.Fatalf("call at %d after %d bytes", at, len(got))
+				}
+				step := c.steps[0]
+				c.steps = c.steps[1:]
+				if err, failed := step.(error); failed {
+					return 0, err
+				}
+				got = append(got, p[:step.(int)]...)
+				return step.(int), nil
+			}
+			w.write(fd)
+			if w.n != c.n || !errors.Is(w.err, c.err) || !bytes.Equal(got, want[:c.n]) || len(c.steps) > 0 {
+				t.Errorf("%d bytes (%q), %v", w.n, got, w.err)
+			}
+		})
 	}
 }
 

@@ -56,6 +56,7 @@ func notSupported(err error) bool {
 // each write.
 type flaggedWrite struct {
 	run   func(fd uintptr)
+	call  func(fd uintptr, p []byte, off int64, flags uintptr) (int, error)
 	rest  []byte
 	off   int64
 	flags uintptr
@@ -64,7 +65,7 @@ type flaggedWrite struct {
 }
 
 var flaggedWrites = sync.Pool{New: func() any {
-	w := &flaggedWrite{}
+	w := &flaggedWrite{call: pwritev2}
 	w.run = w.write
 	return w
 }}
@@ -86,7 +87,7 @@ func (d *Device) writeWithFlags(p []byte, off int64, flags uintptr) (int, error)
 // write continues after short and interrupted writes until all is written.
 func (w *flaggedWrite) write(fd uintptr) {
 	for len(w.rest) > 0 {
-		n, err := pwritev2(fd, w.rest, w.off, w.flags)
+		n, err := w.call(fd, w.rest, w.off, w.flags)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}

@@ -53,13 +53,21 @@ func (d *Device) extentAt(off, end int64) (run int64, hole bool, err error) {
 		return min(data, end) - off, true, nil
 	}
 	next, err := d.file.Seek(off, unix.SEEK_HOLE)
-	if err != nil && !errors.Is(err, unix.ENXIO) {
+	if errors.Is(err, unix.ENXIO) {
+		next, err = off, nil // cut off there meanwhile
+	}
+	if err != nil {
 		return 0, false, plain(err)
 	}
-	if err != nil || next <= off {
-		// The data found a moment ago was punched meanwhile. Calling it data
-		// is always right, only not thrifty.
+	return dataRun(off, next, end), false, nil
+}
+
+// dataRun is the length of a run of data at off, when the next hole is at next.
+// If that is off itself, the data found a moment ago was punched meanwhile: then
+// calling a little of it data is always right, only not thrifty, and gets on.
+func dataRun(off, next, end int64) int64 {
+	if next <= off {
 		next = off + extentStepBytes
 	}
-	return min(next, end) - off, false, nil
+	return min(next, end) - off
 }

@@ -65,6 +65,7 @@ func TestSection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wantError(t, d.Zero(0, 9*4096), ErrOutOfRange)
 	if got := d.SizeBytes(); got != 8*4096 {
 		t.Errorf("the disk has %d bytes left", got)
 	}

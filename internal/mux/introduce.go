@@ -28,16 +28,17 @@ func (m *Mux) answer(h *handshake) (*Conn, *channelListener, error) {
 	}
 	transport, proven, err := m.secure(h.conn)
 	if err != nil {
-		linger(h.conn)
 		return nil, nil, err
 	}
 	conn, listener, err := m.greet(transport, proven)
 	if err != nil {
-		err = explainRefusal(err, transport)
-		linger(h.conn)
+		return nil, nil, explainRefusal(err, transport)
+	}
+	if err := h.conn.SetDeadline(time.Time{}); err != nil {
+		listener.giveBack()
 		return nil, nil, err
 	}
-	return conn, listener, h.conn.SetDeadline(time.Time{})
+	return conn, listener, nil
 }
 
 // secure does the TLS handshake, if there is one, and returns who it proved the

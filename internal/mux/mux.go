@@ -247,6 +247,7 @@ func (m *Mux) admit(conn net.Conn) {
 	victim := m.pending.add(h)
 	m.mu.Unlock()
 	if victim != nil {
+		m.log.note("a connection between nodes came to nothing", victim.conn, errGaveWay)
 		m.hangUp(victim.conn)
 	}
 	m.slots <- struct{}{}
@@ -258,34 +259,27 @@ func (m *Mux) admit(conn net.Conn) {
 func (m *Mux) introduce(h *handshake) {
 	defer func() { <-m.slots }()
 	conn, listener, err := m.answer(h)
-	if tooLate := m.release(h); tooLate != nil {
-		err = tooLate // and the cause of err: the connection was closed under it
-	}
-	switch {
-	case err == nil:
-		err = listener.deliver(conn)
-	case listener != nil:
-		listener.giveBack()
-	}
 	if err != nil {
 		m.log.note("a connection between nodes came to nothing", h.conn, err)
-		m.hangUp(h.conn)
+		linger(h.conn)
 	}
+	inTime := m.release(h)
+	switch {
+	case err != nil:
+	case !inTime:
+		listener.giveBack()
+	case listener.deliver(conn) == nil:
+		return
+	}
+	m.hangUp(h.conn)
 }
 
 // release ends the time in which the connection may be closed by others: from
-// then on it is the introduction's alone. It says so if it is too late.
-func (m *Mux) release(h *handshake) error {
+// then on it is the introduction's alone. It returns false if it is too late.
+func (m *Mux) release(h *handshake) (inTime bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	inTime := m.pending.remove(h)
-	switch {
-	case m.closed:
-		return net.ErrClosed
-	case !inTime:
-		return errGaveWay
-	}
-	return nil
+	return m.pending.remove(h) && !m.closed
 }
 
 func (m *Mux) hangUp(conn net.Conn) {

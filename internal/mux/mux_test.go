@@ -405,7 +405,9 @@ func serve(t *testing.T, answer func(net.Conn) error) (address string) {
 func TestNonsense(t *testing.T) {
 	ca := newCA(t)
 	insecure := listen(t, Config{})
-	secure := listen(t, Config{Credentials: credentials(t, ca, "a", pki.KindData)})
+	// Nothing that is sent to this one makes a handshake, so that it may wait
+	// for more only briefly.
+	secure := listen(t, Config{Credentials: credentials(t, ca, "a", pki.KindData), HandshakeTimeout: 100 * time.Millisecond})
 	insecure.claim(t, ChannelRaft)
 	cases := map[string]string{
 		"GET / HTTP/1.1\r\n\r\n": ErrNotDuet.Error(),
@@ -595,6 +597,9 @@ func TestClose(t *testing.T) {
 		accepting <- err
 	}()
 	closeIt(t, m)
+	if n := len(m.slots); n != 0 {
+		t.Errorf("%d handshakes outlive Close", n)
+	}
 	closeIt(t, m)
 	wantError(t, <-accepting, net.ErrClosed)
 	_, err = l.Accept()
