@@ -1,0 +1,39 @@
+package replication
+
+import "context"
+
+// Arbiter is what replication needs of the quorum: a place where a change of the configuration either commits,
+// compare-and-set on the generation, or does not.
+type Arbiter interface {
+	// Propose returns the configuration that the committed proposal made. An error that is ErrStale or ErrRejected
+	// means that it did not commit; any other error leaves the outcome unknown, and the same proposal may be made
+	// again: the generation makes a late duplicate harmless.
+	Propose(ctx context.Context, p Proposal) (Configuration, error)
+}
+
+// ProposalKind names a change of the configuration.
+type ProposalKind string
+
+// The changes that replication proposes; research of the rules: docs/QUORUM.md.
+const (
+	ProposePromote ProposalKind = "promote" // the proposer becomes Primary
+	ProposeDemote  ProposalKind = "demote"  // the Primary gives its role up
+	ProposeRemove  ProposalKind = "remove"  // the Primary takes Target out of the in-sync set
+	ProposeAdd     ProposalKind = "add"     // the Primary takes Target into the in-sync set
+	ProposeDetach  ProposalKind = "detach"  // the Primary leaves the in-sync set and goes on through its peers
+)
+
+// Proposal is one change, valid only for Generation.
+type Proposal struct {
+	Kind        ProposalKind
+	Resource    string
+	Generation  uint64
+	Node        string // the proposer
+	Incarnation uint64 // of the proposer
+
+	Target            string
+	TargetIncarnation uint64
+	TargetPromised    uint64
+	Clean             bool
+	Reason            string
+}

@@ -1,0 +1,295 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"duet/bitmap"
+)
+
+// MetadataBytes is the size of the metadata of a device; alExtents 0 means the default.
+func MetadataBytes(sizeBytes uint64, alExtents int) int64 {
+	return NewMetadataLayout(sizeBytes, defaultExtents(alExtents)).TotalBytes
+}
+
+func defaultExtents(alExtents int) int {
+	if alExtents == 0 {
+		return bitmap.DefaultALExtents
+	}
+	return alExtents
+}
+
+// FormatConfig says whose metadata Format makes.
+type FormatConfig struct {
+	ClusterID, Resource, Node string
+	ResourceID                [16]byte
+	Slot                      int
+	SizeBytes                 uint64
+	ALExtents                 int
+	JustCreated               bool // the disk is all holes
+}
+
+// Format makes the metadata of a new replica. It is there whole, or not at all.
+func Format(meta MetadataFile, cfg FormatConfig) error {
+	sb := Superblock{ClusterID: cfg.ClusterID, ResourceID: cfg.ResourceID, ResourceName: cfg.Resource, NodeName: cfg.Node,
+		Slot: cfg.Slot, SizeBytes: cfg.SizeBytes, ALExtents: defaultExtents(cfg.ALExtents), JustCreated: cfg.JustCreated}
+	if err := wipeSuperblock(meta); err != nil {
+		return err
+	}
+	region := newBitmapRegion(meta, sb.Layout())
+	if err := bitmap.Format(region, bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents}); err != nil {
+		return err
+	}
+	return formatSuperblock(meta, sb)
+}
+
+// Attach takes a disk and its metadata over: checks that they belong here and together, replays the activity log into
+// the bitmaps, and makes the replica usable. Call it before Start.
+func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
+	super, _, err := openSuperblock(meta)
+	if err != nil {
+		return err
+	}
+	sb := super.superblock()
+	if err := r.checkSuperblock(&sb, disk); err != nil {
+		return err
+	}
+	suspect := r.tagDiffers(&sb, disk)
+	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
+		OnFull: func() { r.volume.activityLogFull() }}
+	store, recovery, err := bitmap.Open(newBitmapRegion(meta, sb.Layout()), cfg, r.learned.othersMask(r.cfg.Node))
+	if err != nil {
+		return fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
+	}
+	sb.AttachCount++
+	sb.Incarnation, sb.BootID = r.cfg.Incarnation, r.cfg.BootID
+	if suspect {
+		sb.Inconsistent, sb.LastInSync = true, 0
+		sb.InconsistentSince = r.learned.Generation
+	}
+	if err := super.write(sb); err != nil {
+		return errors.Join(err, store.Close(false))
+	}
+	if err := disk.SetTag(sb.AttachCount); err != nil {
+		r.log.Warn("the disk keeps no attach counter: a disk restored without its metadata is not noticed", "error", err)
+	}
+	r.log.Info("disk attached", "clean", recovery.Clean, "hot-extents", recovery.HotExtents, "damaged-pages", recovery.DamagedPages)
+	r.super, r.meta, r.detached, r.failure = super, meta, sb.Failed, sb.FailReason
+	r.local = &localDisk{disk: disk, store: store}
+	if !sb.Failed {
+		r.volume.local = r.local
+	}
+	return nil
+}
+
+// checkSuperblock refuses metadata of something else.
+func (r *Resource) checkSuperblock(sb *Superblock, disk Disk) error {
+	conf := &r.learned
+	mine := conf.replica(r.cfg.Node)
+	switch {
+	case sb.ClusterID != r.cfg.ClusterID:
+		return fmt.Errorf("%w: the metadata belongs to cluster %s, this is %s", ErrRefused, sb.ClusterID, r.cfg.ClusterID)
+	case sb.ResourceID != conf.ResourceID:
+		return fmt.Errorf("%w: the metadata belongs to another resource, %s", ErrRefused, sb.ResourceName)
+	case sb.NodeName != r.cfg.Node || sb.Slot != mine.Slot:
+		return fmt.Errorf("%w: the metadata belongs to the replica of %s", ErrRefused, sb.NodeName)
+	case sb.SizeBytes != conf.SizeBytes:
+		return fmt.Errorf("%w: the metadata is of a device of %d bytes, the resource has %d", ErrRefused, sb.SizeBytes, conf.SizeBytes)
+	case uint64(disk.SizeBytes()) < conf.SizeBytes:
+		return fmt.Errorf("%w: the disk has %d bytes, the resource needs %d: the disk is smaller than it was", ErrRefused, disk.SizeBytes(), conf.SizeBytes)
+	case sb.Promised > conf.Generation && conf.Generation > 0:
+		return fmt.Errorf("%w: the replica has promised generation %d, the record is at %d", ErrRefused, sb.Promised, conf.Generation)
+	}
+	return nil
+}
+
+// tagDiffers reports whether disk and metadata were attached a different number of times: one of them was restored.
+func (r *Resource) tagDiffers(sb *Superblock, disk Disk) bool {
+	tag, err := disk.Tag()
+	if err != nil || sb.AttachCount == 0 {
+		return false
+	}
+	if tag == sb.AttachCount || tag+1 == sb.AttachCount {
+		return false // the counter of the disk is written second
+	}
+	r.log.Error("disk and metadata do not belong together; the replica needs a full resync", "disk", tag, "metadata", sb.AttachCount)
+	return true
+}
+
+// diskFailed gives the local disk up, durably; the configuration decides how the volume goes on.
+func (r *Resource) diskFailed(cause error) {
+	if r.detached {
+		r.settleStuck()
+		return
+	}
+	r.detached, r.failure = true, cause.Error()
+	r.emit("disk", "", "Failed", r.failure)
+	if err := r.updateSuperblock(func(sb *Superblock) { sb.Failed = true; sb.setFailReason(r.failure) }); err != nil {
+		r.log.Error("the failure of the disk could not be noted in its metadata", "error", err)
+	}
+	if !r.serving {
+		for _, l := range r.links {
+			if l.session != nil {
+				l.session.fail(fmt.Errorf("the local disk failed: %w", cause))
+			}
+		}
+	}
+	r.settleStuck()
+}
+
+// settleStuck lets the requests whose local leg failed go on once it is known how.
+func (r *Resource) settleStuck() {
+	v := r.volume
+	sole := r.serving && r.adopted.inSync(r.cfg.Node) && len(r.adopted.InSync) == 1
+	if r.serving && !sole && r.adopted.inSync(r.cfg.Node) {
+		return // the commit of the detachment comes first
+	}
+	v.mu.Lock()
+	stuck := v.stuckLocal
+	v.stuckLocal = nil
+	if !sole {
+		v.local, v.localDead = nil, false
+	}
+	var flushes []*request
+	if v.barrier != nil {
+		if sole {
+			flushes, v.barrier.flushes = v.barrier.flushes, nil
+		}
+		v.barrier.local = localDurable // without this disk
+	}
+	send := v.advanceBarrierLocked()
+	for _, req := range append(flushes, stuck...) {
+		if sole {
+			req.err = ErrDiskFailed
+		}
+	}
+	v.mu.Unlock()
+	flushWriters(send)
+	for _, req := range flushes {
+		v.complete(req, nil)
+	}
+	for _, req := range stuck {
+		v.settle(req, sole)
+	}
+}
+
+// settle finishes or resumes one request whose local leg failed.
+func (v *Volume) settle(req *request, failing bool) {
+	switch {
+	case req.op == opRead && failing:
+		v.finishRead(req, nil)
+	case req.op == opRead, req.phase == phaseStart && !failing:
+		v.resumeOnWorker(req, req.phase)
+	case req.phase == phaseStart:
+		v.mu.Lock()
+		v.releaseLocked(req, nil)
+	case req.phase == phaseApply:
+		v.appliedOne(req)
+	default:
+		v.legDone(req, nil)
+	}
+}
+
+// activityLogFull makes room: a Primary by a barrier, a Secondary by turning its log into durable bits.
+func (r *Resource) activityLogFull() {
+	v := r.volume
+	v.mu.Lock()
+	if r.serving {
+		send := v.wantBarrierLocked()
+		v.mu.Unlock()
+		flushWriters(send)
+		return
+	}
+	if v.local == nil {
+		v.mu.Unlock()
+		return
+	}
+	store, mask := v.local.store, r.learned.othersMask(r.cfg.Node)
+	epoch := v.epoch
+	v.log.runs(func(off, n uint64) { store.Set(mask, off, n) })
+	v.mu.Unlock()
+	if err := store.Persist(mask); err != nil {
+		r.diskFailed(err)
+		return
+	}
+	v.mu.Lock()
+	v.retireLocked(epoch)
+	v.mu.Unlock()
+}
+
+// waitStable waits until no barrier is in progress, at most for limit.
+func (v *Volume) waitStable(ctx context.Context, limit time.Duration) {
+	deadline := time.NewTimer(limit)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		v.mu.Lock()
+		idle := v.barrier == nil
+		v.mu.Unlock()
+		if idle {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close leaves in good order: a Primary demotes, a Secondary says goodbye; then the disk is detached. ctx bounds it.
+func (r *Resource) Close(ctx context.Context) error {
+	err := r.Demote(ctx)
+	if errors.Is(err, ErrClosed) {
+		return nil
+	}
+	var sessions []*session
+	callErr := r.call(ctx, func() {
+		r.closing = true
+		for _, l := range r.links {
+			if l.session != nil {
+				sessions = append(sessions, l.session)
+			}
+		}
+	})
+	for _, s := range sessions {
+		s.sendFrame(Header{Type: FrameGoodbye}, []byte(r.cfg.Node+" stops"))
+	}
+	for _, s := range sessions {
+		select {
+		case <-s.ended:
+		case <-time.After(r.cfg.Timing.PeerTimeout):
+			s.fail(errGoodbye)
+			<-s.ended
+		}
+	}
+	clean := err == nil && callErr == nil
+	if callErr == nil {
+		if err := r.call(ctx, func() {}); err != nil { // the sessions' ends are processed
+			clean = false
+		}
+	}
+	r.cancel()
+	r.loops.Wait()
+	r.volume.close()
+	return errors.Join(err, callErr, r.detach(clean))
+}
+
+// detach closes disk and metadata.
+func (r *Resource) detach(clean bool) error {
+	if r.local == nil {
+		return nil
+	}
+	clean = clean && !r.detached
+	var syncErr error
+	if clean {
+		syncErr = r.local.disk.Sync()
+		clean = syncErr == nil
+	}
+	return errors.Join(syncErr, r.local.store.Close(clean), r.meta.Close(), r.local.disk.Close())
+}

@@ -1,0 +1,107 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+)
+
+// Config is what a Resource needs of its surroundings.
+type Config struct {
+	ClusterID   string
+	Node        string // this node
+	Incarnation uint64 // of this process, above every earlier one of this node
+	BootID      string
+
+	Arbiter Arbiter
+	// Dial opens an authenticated connection to the replication port of a node.
+	Dial func(ctx context.Context, node string) (net.Conn, error)
+	// Emit receives every state change with its reason; it must not block. May be nil.
+	Emit   func(Event)
+	Logger *slog.Logger
+	Timing Timing
+	// Revoke is called when the node may not answer clients any more, before any request in flight is dropped: on
+	// return no reply of an earlier request leaves the node. It must not block on the requests themselves. May be nil.
+	Revoke func(reason string)
+	// Workers bounds the goroutines that wait for the disk; 0 means defaultWorkers.
+	Workers int
+}
+
+const defaultWorkers = 8
+
+// Timing is every duration that replication waits for.
+type Timing struct {
+	PingInterval time.Duration // between signs of life on a session
+	PeerTimeout  time.Duration // silence after which a session is given up
+	AckTimeout   time.Duration // age of an unanswered write after which a session is given up
+	ConnectGrace time.Duration // how long a fresh Primary waits for in-sync peers before it goes on without them
+	RetryMin     time.Duration // back-off of connection attempts and proposals
+	RetryMax     time.Duration
+	IdleBarrier  time.Duration // a quiet transfer log is made stable after this long
+	BusyBarrier  time.Duration // a busy one after this long
+}
+
+// DefaultTiming suits a local network.
+func DefaultTiming() Timing {
+	return Timing{
+		PingInterval: 250 * time.Millisecond,
+		PeerTimeout:  3 * time.Second,
+		AckTimeout:   20 * time.Second,
+		ConnectGrace: 5 * time.Second,
+		RetryMin:     50 * time.Millisecond,
+		RetryMax:     2 * time.Second,
+		IdleBarrier:  time.Second,
+		BusyBarrier:  30 * time.Second,
+	}
+}
+
+// withDefaults fills zero durations in.
+func (t Timing) withDefaults() Timing {
+	d := DefaultTiming()
+	for _, pair := range []struct{ have, def *time.Duration }{
+		{&t.PingInterval, &d.PingInterval}, {&t.PeerTimeout, &d.PeerTimeout}, {&t.AckTimeout, &d.AckTimeout},
+		{&t.ConnectGrace, &d.ConnectGrace}, {&t.RetryMin, &d.RetryMin}, {&t.RetryMax, &d.RetryMax},
+		{&t.IdleBarrier, &d.IdleBarrier}, {&t.BusyBarrier, &d.BusyBarrier},
+	} {
+		if *pair.have == 0 {
+			*pair.have = *pair.def
+		}
+	}
+	return t
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.ClusterID == "" || c.Node == "" || c.Incarnation == 0:
+		return errors.New("replication: cluster, node and incarnation are required")
+	case c.Arbiter == nil || c.Dial == nil:
+		return errors.New("replication: an arbiter and a dialer are required")
+	}
+	c.Timing = c.Timing.withDefaults()
+	if c.Workers == 0 {
+		c.Workers = defaultWorkers
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Emit == nil {
+		c.Emit = func(Event) {}
+	}
+	if c.Revoke == nil {
+		c.Revoke = func(string) {}
+	}
+	return nil
+}
+
+// Event is a state change with its reason.
+type Event struct {
+	Time       time.Time
+	Resource   string
+	Kind       string // role, disk, connection, replication, generation, resync, io
+	Peer       string
+	From, To   string
+	Reason     string
+	Generation uint64
+}

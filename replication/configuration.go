@@ -1,0 +1,80 @@
+package replication
+
+import (
+	"slices"
+
+	"duet/bitmap"
+)
+
+// Configuration is the committed configuration of one resource, as this package needs it: who is Primary, who has
+// every acknowledged write, and since when the others have not. Each committed change has the next Generation.
+type Configuration struct {
+	Resource   string   `json:"resource"`
+	ResourceID [16]byte `json:"resource-id"`
+	SizeBytes  uint64   `json:"size-bytes"`
+	Generation uint64   `json:"generation"`
+
+	// Primary is the node that may acknowledge writes, "" for none; only its incarnation PrimaryIncarnation may.
+	Primary            string `json:"primary"`
+	PrimaryIncarnation uint64 `json:"primary-incarnation"`
+	// PrimarySince is the generation in which this incarnation took the role.
+	PrimarySince uint64 `json:"primary-since"`
+	// Clean says that nobody is Primary and that all members of the in-sync set were flushed and equal.
+	Clean bool `json:"clean"`
+
+	InSync     []string  `json:"in-sync"`
+	Replicas   []Replica `json:"replicas"`
+	AckDurable bool      `json:"ack-durable"`
+	LossCount  uint64    `json:"loss-count"`
+}
+
+// Replica is one node's copy in a Configuration.
+type Replica struct {
+	Node string `json:"node"`
+	// Slot is the replica's bitmap slot on all other nodes.
+	Slot int `json:"slot"`
+	// LeftAt is the generation of the change that took the replica out of the in-sync set; 0: it was never in it.
+	LeftAt uint64 `json:"left-at"`
+	// AdmittedAt is the generation in which the replica last came into the set.
+	AdmittedAt uint64 `json:"admitted-at"`
+}
+
+// inSync reports whether node is a member of the in-sync set.
+func (c *Configuration) inSync(node string) bool { return slices.Contains(c.InSync, node) }
+
+// replica returns the entry of node, nil if it holds no replica.
+func (c *Configuration) replica(node string) *Replica {
+	for i := range c.Replicas {
+		if c.Replicas[i].Node == node {
+			return &c.Replicas[i]
+		}
+	}
+	return nil
+}
+
+// othersMask is the set of slots of all replicas but self.
+func (c *Configuration) othersMask(self string) bitmap.SlotMask {
+	var mask bitmap.SlotMask
+	for _, replica := range c.Replicas {
+		if replica.Node != self {
+			mask |= 1 << replica.Slot
+		}
+	}
+	return mask
+}
+
+// outsideMask is the set of slots of the replicas outside the in-sync set, without self.
+func (c *Configuration) outsideMask(self string) bitmap.SlotMask {
+	var mask bitmap.SlotMask
+	for _, replica := range c.Replicas {
+		if replica.Node != self && !c.inSync(replica.Node) {
+			mask |= 1 << replica.Slot
+		}
+	}
+	return mask
+}
+
+// samePrimary reports whether both name the same incarnation of the same Primary.
+func (c *Configuration) samePrimary(other *Configuration) bool {
+	return c.Primary == other.Primary && c.PrimaryIncarnation == other.PrimaryIncarnation
+}

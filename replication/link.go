@@ -1,0 +1,410 @@
+package replication
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// handshakeLimit bounds the exchange of Hello frames on one connection.
+const handshakeLimit = 5 * time.Second
+
+// link is what the control loop knows about one peer, across sessions.
+type link struct {
+	resource *Resource
+	node     string
+	slot     int
+
+	standAlone bool
+	session    *session
+	begun      bool   // the session has its part
+	engaged    uint64 // the generation that the session was told
+	known      bool   // this Primary knows every block that the peer may have changed
+	lost       bool   // a member whose session ended: its removal has to be committed
+	adding     bool   // its admission may be in flight
+	reason     string
+	orphans    []*request // legs that wait for the commit
+	former     *session
+
+	half    *pendingAccept // a data connection that waits for its ack connection
+	waiting *pendingAccept // a data connection that waits for the older session to end
+	wake    chan struct{}  // for the dial loop
+}
+
+// pendingAccept is an accepted data connection.
+type pendingAccept struct {
+	conn  net.Conn
+	hello hello
+}
+
+func newLink(r *Resource, replica Replica) *link {
+	return &link{resource: r, node: replica.Node, slot: replica.Slot, wake: make(chan struct{}, 1)}
+}
+
+// dials reports whether this node opens the connections; of two nodes the one with the smaller name does.
+func (l *link) dials() bool { return l.resource.cfg.Node < l.node }
+
+func (l *link) refresh(conf *Configuration) {
+	if replica := conf.replica(l.node); replica != nil {
+		l.slot = replica.Slot
+	}
+}
+
+// dialLoop owns the attempts to connect; a lost session or Connect wakes it, else the back-off; Close ends it.
+func (l *link) dialLoop() {
+	r := l.resource
+	backoff := r.cfg.Timing.RetryMin
+	for {
+		var mine hello
+		want := false
+		if r.call(r.ctx, func() {
+			if want = l.session == nil && !l.standAlone && !l.lost; want {
+				mine = r.helloTo(l)
+			}
+		}) != nil {
+			return
+		}
+		if want {
+			if err := l.dial(mine); err != nil {
+				r.log.Debug("connect", "peer", l.node, "error", err)
+				r.post(func() { l.reason = err.Error() })
+				backoff = min(2*backoff, r.cfg.Timing.RetryMax)
+			} else {
+				backoff = r.cfg.Timing.RetryMin
+			}
+		}
+		timer := time.NewTimer(backoff)
+		select {
+		case <-r.ctx.Done():
+			timer.Stop()
+			return
+		case <-l.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// dial opens both connections of a session.
+func (l *link) dial(mine hello) error {
+	r := l.resource
+	ctx, cancel := context.WithTimeout(r.ctx, handshakeLimit)
+	defer cancel()
+	if _, err := rand.Read(mine.SessionID[:]); err != nil {
+		return err
+	}
+	mine.Kind = dataConnection
+	data, theirs, err := l.dialOne(ctx, &mine)
+	if err != nil {
+		return err
+	}
+	mine.Kind = ackConnection
+	ack, _, err := l.dialOne(ctx, &mine)
+	if err != nil {
+		return errors.Join(err, data.Close())
+	}
+	r.post(func() { l.install(theirs, data, ack) })
+	return nil
+}
+
+func (l *link) dialOne(ctx context.Context, mine *hello) (net.Conn, hello, error) {
+	conn, err := l.resource.cfg.Dial(ctx, l.node)
+	if err != nil {
+		return nil, hello{}, err
+	}
+	theirs, err := greet(conn, mine)
+	if err == nil {
+		err = l.resource.checkHello(&theirs)
+	}
+	if err != nil {
+		return nil, hello{}, errors.Join(err, conn.Close())
+	}
+	return conn, theirs, nil
+}
+
+// greet sends a Hello and reads the reply.
+func greet(conn net.Conn, mine *hello) (hello, error) {
+	if err := conn.SetDeadline(time.Now().Add(handshakeLimit)); err != nil {
+		return hello{}, err
+	}
+	if err := writeMessage(conn, FrameHello, mine); err != nil {
+		return hello{}, err
+	}
+	var reply helloReply
+	if err := readMessage(conn, FrameHelloReply, &reply); err != nil {
+		return hello{}, err
+	}
+	if reply.Refused != "" {
+		return hello{}, fmt.Errorf("%w by the peer: %s", ErrRefused, reply.Refused)
+	}
+	return reply.hello, conn.SetDeadline(time.Time{})
+}
+
+// writeMessage writes one frame straight to the connection.
+func writeMessage(conn net.Conn, t FrameType, m message) error {
+	payload, err := encodeMessage(t, m)
+	if err != nil {
+		return err
+	}
+	h := Header{Type: t}
+	h.setPayload(payload)
+	frame := make([]byte, HeaderBytes, HeaderBytes+len(payload))
+	h.Encode(frame)
+	_, err = conn.Write(append(frame, payload...))
+	return err
+}
+
+// readMessage reads one frame of the type and nothing behind it.
+func readMessage(conn net.Conn, t FrameType, m message) error {
+	var h Header
+	if err := readHeader(bufio.NewReaderSize(conn, HeaderBytes), &h); err != nil { // a buffer of one header reads no further
+		return err
+	}
+	if h.Type != t {
+		return fmt.Errorf("%s instead of %s", h.Type, t)
+	}
+	payload := make([]byte, h.PayloadLength)
+	if _, err := io.ReadFull(conn, payload); err != nil {
+		return err
+	}
+	if err := verifyPayload(&h, payload); err != nil {
+		return err
+	}
+	return decodeMessage(t, payload, m)
+}
+
+// Hello introduces a peer; the node that accepts a connection finds the resource by it.
+type Hello struct{ hello }
+
+// ResourceName is the resource that the peer wants.
+func (h Hello) ResourceName() string { return h.Resource }
+
+// FromNode is the peer.
+func (h Hello) FromNode() string { return h.From }
+
+// ReadHello reads the first frame of an accepted connection.
+func ReadHello(ctx context.Context, conn net.Conn) (Hello, error) {
+	deadline := time.Now().Add(handshakeLimit)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if err := conn.SetDeadline(deadline); err != nil {
+		return Hello{}, err
+	}
+	var h Hello
+	err := readMessage(conn, FrameHello, &h.hello)
+	return h, err
+}
+
+// Refuse answers a Hello with the reason and closes the connection.
+func Refuse(conn net.Conn, reason string) {
+	err := writeMessage(conn, FrameHelloReply, &helloReply{Refused: reasonText(reason)})
+	if closeErr := conn.Close(); err != nil || closeErr != nil {
+		return // the peer finds out by the closed connection
+	}
+}
+
+// Accept takes over a connection whose Hello names this resource.
+func (r *Resource) Accept(conn net.Conn, h Hello) {
+	r.post(func() {
+		if err := r.accept(conn, h.hello); err != nil {
+			r.loops.Go(func() { Refuse(conn, err.Error()) })
+		}
+	})
+}
+
+func (r *Resource) accept(conn net.Conn, theirs hello) error {
+	l := r.links[theirs.From]
+	switch {
+	case l == nil:
+		return fmt.Errorf("%s holds no replica of %s", theirs.From, r.learned.Resource)
+	case r.closing:
+		return fmt.Errorf("%s is shutting down", r.cfg.Node)
+	case l.standAlone:
+		return fmt.Errorf("%s is StandAlone towards %s: duet connect %s", r.cfg.Node, l.node, r.learned.Resource)
+	}
+	if err := r.checkHello(&theirs); err != nil {
+		return err
+	}
+	pending := &pendingAccept{conn: conn, hello: theirs}
+	if theirs.Kind == dataConnection {
+		if l.session != nil {
+			l.session.fail(errSessionReplaced)
+		}
+		l.replaceWaiting(pending)
+		return nil
+	}
+	if l.half == nil || l.half.hello.SessionID != theirs.SessionID {
+		return errors.New("no data connection of this session is waiting")
+	}
+	half := l.half
+	l.half = nil
+	return l.reply(pending, func() { l.install(half.hello, half.conn, conn) })
+}
+
+func (l *link) replaceWaiting(pending *pendingAccept) {
+	for _, old := range []*pendingAccept{l.waiting, l.half} {
+		if old != nil {
+			l.resource.loops.Go(func() { Refuse(old.conn, errSessionReplaced.Error()) })
+		}
+	}
+	l.waiting, l.half = pending, nil
+}
+
+// admitWaiting answers a data connection once the earlier session has ended and its removal is committed.
+func (l *link) admitWaiting() {
+	if l.waiting == nil || l.session != nil || l.lost {
+		return
+	}
+	pending := l.waiting
+	l.waiting = nil
+	if err := l.reply(pending, func() { l.half = pending }); err != nil {
+		l.reason = err.Error()
+	}
+}
+
+// reply accepts a connection; then runs once the answer is written, on the control loop.
+func (l *link) reply(pending *pendingAccept, then func()) error {
+	r := l.resource
+	answer := &helloReply{hello: r.helloTo(l)}
+	answer.SessionID, answer.Kind = pending.hello.SessionID, pending.hello.Kind
+	if pending.hello.Kind == dataConnection {
+		then() // before the answer, so that the ack connection finds it
+		then = func() {}
+	}
+	r.loops.Go(func() {
+		err := writeMessage(pending.conn, FrameHelloReply, answer)
+		if err == nil {
+			err = pending.conn.SetDeadline(time.Time{})
+		}
+		if err != nil {
+			r.log.Debug("handshake", "peer", l.node, "error", errors.Join(err, pending.conn.Close()))
+			return
+		}
+		r.post(then)
+	})
+	return nil
+}
+
+// install begins a session.
+func (l *link) install(theirs hello, data, ack net.Conn) {
+	r := l.resource
+	if l.session != nil || l.standAlone || l.lost || r.closing {
+		if err := errors.Join(data.Close(), ack.Close()); err != nil {
+			r.log.Debug("close connection", "peer", l.node, "error", err)
+		}
+		return
+	}
+	s := newSession(r, theirs, data, ack)
+	s.slot = l.slot
+	l.session, l.begun, l.engaged, l.reason = s, false, 0, ""
+	r.emit("connection", l.node, "Connected", "")
+	r.loops.Go(s.run)
+}
+
+// sessionEnded takes back what the session held.
+func (r *Resource) sessionEnded(s *session) {
+	l := r.links[s.peer]
+	if l == nil || l.session != s {
+		return
+	}
+	v := r.volume
+	v.mu.Lock()
+	wasLeg := r.serving && (r.adopted.inSync(l.node) || l.adding)
+	v.removeLegLocked(s)
+	l.orphans = append(l.orphans, s.pending.takeAll()...)
+	reads := s.reads.takeAll()
+	if !r.serving && s.generation > 0 {
+		conf := r.adopted
+		r.turnLogIntoBitsLocked(&conf, false)
+	}
+	v.mu.Unlock()
+	for _, read := range reads {
+		v.resumeOnWorker(read, phaseLocal)
+	}
+	l.session, l.former, l.begun, l.adding = nil, s, false, false
+	l.reason = s.cause.Error()
+	r.emit("connection", l.node, "Connecting", l.reason)
+	if l.lost = wasLeg; !l.lost {
+		l.releaseOrphans(nil)
+	} else {
+		l.known = true // every write the peer ever got from this Primary is stable or a bit
+	}
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// releaseOrphans counts down the legs of a peer that is no longer waited for.
+func (l *link) releaseOrphans(err error) {
+	v := l.resource.volume
+	orphans := l.orphans
+	l.orphans = nil
+	v.mu.Lock()
+	for _, req := range orphans {
+		if err != nil {
+			req.err = err
+		}
+	}
+	var send []*frameWriter
+	if v.barrier != nil && l.former != nil {
+		delete(v.barrier.waiting, l.former)
+		send = v.advanceBarrierLocked()
+	}
+	v.mu.Unlock()
+	flushWriters(send)
+	if !sabotageAckEarly {
+		for _, req := range orphans {
+			v.legDone(req, nil)
+		}
+	}
+}
+
+// adoptFrom takes a configuration from the Primary's session.
+func (r *Resource) adoptFrom(s *session, conf Configuration) error {
+	switch {
+	case conf.ResourceID != r.learned.ResourceID || conf.Primary != s.peer || conf.PrimaryIncarnation != s.hello.Incarnation:
+		return fmt.Errorf("%s sent a configuration that is not its own", s.peer)
+	case r.serving || conf.Generation < r.adopted.Generation:
+		return fmt.Errorf("%s acts in generation %d, this node in %d", s.peer, conf.Generation, r.adopted.Generation)
+	}
+	if conf.Generation > r.learned.Generation {
+		r.learned = conf
+	}
+	if !conf.samePrimary(&r.adopted) {
+		return fmt.Errorf("generation %d has another Primary; the session begins anew", conf.Generation)
+	}
+	if conf.Generation > r.adopted.Generation {
+		r.adopt(conf)
+	}
+	r.volume.mu.Lock()
+	s.generation = conf.Generation
+	if conf.inSync(r.cfg.Node) {
+		s.resync.role, s.resync.running = resyncNone, false
+	}
+	r.volume.mu.Unlock()
+	return nil
+}
+
+// peerLeaves is a goodbye: everything is made stable first, so that nothing has to be copied when the peer returns.
+func (r *Resource) peerLeaves(s *session, reason string) {
+	if !r.serving {
+		s.fail(fmt.Errorf("%w: %s", errGoodbye, reason))
+		return
+	}
+	v := r.volume
+	v.mu.Lock()
+	send := v.wantBarrierLocked()
+	v.mu.Unlock()
+	flushWriters(send)
+	r.loops.Go(func() {
+		v.waitStable(r.ctx, r.cfg.Timing.PeerTimeout)
+		s.fail(fmt.Errorf("%w: %s", errGoodbye, reason))
+	})
+}

@@ -1,0 +1,367 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// engagePeers gives each connected peer its part in the adopted configuration.
+func (r *Resource) engagePeers() {
+	for _, l := range r.links {
+		s := l.session
+		if s == nil || l.lost || l.engaged == r.adopted.Generation {
+			continue
+		}
+		l.engaged = r.adopted.Generation
+		if err := r.sendConfiguration(s); err != nil {
+			s.fail(err)
+			continue
+		}
+		if !l.begun {
+			l.begun = true
+			r.begin(l, s)
+		}
+	}
+}
+
+// announce makes engagePeers send the new configuration.
+func (r *Resource) announce() {
+	if r.serving {
+		r.engagePeers()
+	}
+}
+
+func (r *Resource) sendConfiguration(s *session) error {
+	raw, err := json.Marshal(&r.adopted)
+	if err != nil {
+		return err
+	}
+	return s.sendMessage(Header{Type: FrameConfiguration, Generation: r.adopted.Generation}, &configurationMessage{Configuration: raw})
+}
+
+// begin decides what a session that this Primary has just taken up is for.
+func (r *Resource) begin(l *link, s *session) {
+	decision := decideSource(sourceFacts{
+		configuration: &r.adopted, self: r.cfg.Node, peer: s.hello, slot: l.slot,
+		selfInSync: r.adopted.inSync(r.cfg.Node), local: r.superblock(), diskless: r.local == nil, known: l.known,
+	})
+	r.emit("connection", l.node, decision.action.String(), decision.reason)
+	switch decision.action {
+	case actionJoin:
+		s.volume.mu.Lock()
+		s.member = true
+		s.volume.addLegLocked(s)
+		s.volume.mu.Unlock()
+	case actionBitmap, actionFull:
+		l.known = l.known || decision.action == actionFull
+		if err := s.sourceStart(decision.action == actionFull, l.known && decision.action == actionBitmap); err != nil {
+			s.fail(err)
+		}
+	case actionRefuse:
+		l.reason = decision.reason
+	}
+}
+
+// resyncBegan notes progress; the source has every bit from now on.
+func (r *Resource) resyncBegan(s *session) {
+	if l := r.links[s.peer]; l != nil && l.session == s {
+		l.known = true
+		r.emit("resync", s.peer, "running", fmt.Sprintf("%d KiB out of sync", r.outOfSync(l.slot)/1024))
+	}
+}
+
+// resyncScanned: everything that the target asked for is durable there. With no bit left it is added to the set.
+func (r *Resource) resyncScanned(s *session) {
+	l := r.links[s.peer]
+	if l == nil || l.session != s || !r.serving || r.local == nil {
+		return
+	}
+	if left := r.local.store.DirtyBlocks(l.slot); left > 0 {
+		s.fail(fmt.Errorf("%d blocks are left after the resync; it starts again", left))
+		return
+	}
+	l.adding = true
+}
+
+// propose makes the one proposal that is needed most. A lost member is removed before anything else, because writes
+// wait for that.
+func (r *Resource) propose() {
+	if r.proposal || time.Now().Before(r.retryAt) {
+		return
+	}
+	p := Proposal{Resource: r.adopted.Resource, Generation: r.adopted.Generation, Node: r.cfg.Node, Incarnation: r.cfg.Incarnation}
+	for _, l := range r.links {
+		member := r.adopted.inSync(l.node)
+		missing := l.session == nil || l.session.hello.DiskState == "Failed" || l.session.hello.DiskState == "Diskless"
+		if l.lost && l.session == nil || member && missing && (l.lost || time.Now().After(r.graceEnd)) {
+			p.Kind, p.Target, p.Reason = ProposeRemove, l.node, l.reason
+			r.start(p)
+			return
+		}
+	}
+	if r.detached && r.adopted.inSync(r.cfg.Node) && len(r.adopted.InSync) > 1 {
+		p.Kind, p.Reason = ProposeDetach, r.failure
+		r.start(p)
+		return
+	}
+	for _, l := range r.links {
+		if l.adding && l.session != nil {
+			p.Kind, p.Target, p.TargetIncarnation = ProposeAdd, l.node, l.session.hello.Incarnation
+			p.TargetPromised = r.adopted.Generation
+			r.start(p)
+			return
+		}
+	}
+	if r.demoting != nil && r.quiet() {
+		p.Kind, p.Clean = ProposeDemote, true
+		r.start(p)
+	}
+}
+
+// start makes p beside the control loop. Whatever comes back, reconcile decides anew.
+func (r *Resource) start(p Proposal) {
+	r.proposal = true
+	r.loops.Go(func() {
+		ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Timing.RetryMax+r.cfg.Timing.PeerTimeout)
+		defer cancel()
+		conf, err := r.cfg.Arbiter.Propose(ctx, p)
+		r.post(func() { r.proposed(p, conf, err) })
+	})
+}
+
+func (r *Resource) proposed(p Proposal, conf Configuration, err error) {
+	r.proposal = false
+	if conf.Generation > r.learned.Generation {
+		r.learned = conf
+	}
+	if err == nil {
+		r.emit("generation", p.Target, string(p.Kind), p.Reason)
+		return
+	}
+	r.log.Warn("proposal", "kind", p.Kind, "target", p.Target, "generation", p.Generation, "error", err)
+	r.retryAt = time.Now().Add(r.cfg.Timing.RetryMin)
+	if errors.Is(err, ErrRejected) && p.Kind == ProposeAdd {
+		if l := r.links[p.Target]; l != nil && l.session != nil {
+			l.session.fail(err)
+		}
+	}
+}
+
+// wantedGate derives the gate from the state, with the reason for people.
+func (r *Resource) wantedGate() (gate, string) {
+	if !r.serving {
+		return gateRefused, ""
+	}
+	if r.demoting != nil || r.closing {
+		return gateSuspended, "the node gives the Primary role up"
+	}
+	member := r.adopted.inSync(r.cfg.Node)
+	if r.detached && member {
+		if len(r.adopted.InSync) > 1 {
+			return gateSuspended, "waiting for the quorum to commit that the local disk failed"
+		}
+		return gateFailing, "the disk failed and no other replica is in sync: " + r.failure
+	}
+	for _, l := range r.links {
+		switch {
+		case l.lost:
+			return gateSuspended, "waiting for the quorum to commit the removal of " + l.node
+		case r.adopted.inSync(l.node) && (l.session == nil || !l.begun):
+			return gateSuspended, "waiting for " + l.node + ", which is in sync, to connect"
+		}
+	}
+	return gateOpen, ""
+}
+
+// setGate moves the gate; what waited goes on when it opens.
+func (r *Resource) setGate() {
+	want, why := r.wantedGate()
+	r.reason = why
+	v := r.volume
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.gate == want || v.gate == gateFenced && want == gateRefused && v.inOpen+v.inClosing > 0 {
+		return
+	}
+	r.log.Info("requests", "from", v.gate.String(), "state", want.String(), "reason", why)
+	v.gate = want
+	if want != gateSuspended {
+		v.resumeLocked()
+	}
+}
+
+// resumeLocked lets everything that was parked take its next step under the present gate.
+func (v *Volume) resumeLocked() {
+	parked, halted := v.parked, v.halted
+	v.parked, v.halted = nil, nil
+	for _, req := range halted {
+		if req.phase != phaseLocal {
+			req.phase = phaseStart
+		}
+		v.pool.submit(req)
+	}
+	for _, req := range parked {
+		v.resumeOnWorker(req, phaseSubmit)
+	}
+}
+
+// fence ends this node's authority: clients are cut first, then nothing in flight is answered any more.
+func (r *Resource) fence(reason string) {
+	r.cfg.Revoke(reason)
+	r.serving = false
+	r.emit("role", "", "Secondary", "fenced: "+reason)
+	v := r.volume
+	v.mu.Lock()
+	v.gate = gateFenced
+	v.legs, v.barrier, v.wanted = nil, nil, false
+	v.hasLegs.Store(false)
+	flushes := v.flushes
+	v.flushes = nil
+	v.resumeLocked()
+	v.mu.Unlock()
+	for _, req := range flushes {
+		req.err = ErrFenced
+		v.complete(req, nil)
+	}
+	for _, l := range r.links {
+		l.releaseOrphans(ErrFenced)
+		l.lost, l.adding = false, false
+	}
+	r.endDemotion(nil)
+}
+
+// releaseRemoved counts down the legs of peers whose removal is committed.
+func (r *Resource) releaseRemoved() {
+	for _, l := range r.links {
+		if l.lost && l.session == nil && !r.adopted.inSync(l.node) {
+			l.lost = false
+			l.releaseOrphans(nil)
+		}
+		if l.adding && r.adopted.inSync(l.node) {
+			l.adding = false
+			r.emit("replication", l.node, "Established", "resync finished")
+			if l.session != nil {
+				r.volume.mu.Lock()
+				l.session.member = true
+				l.session.resync.role, l.session.resync.running = resyncNone, false
+				r.volume.mu.Unlock()
+			}
+		}
+	}
+}
+
+// Promote makes this node Primary. Only an in-sync replica may be; the commit fences whoever was Primary before.
+func (r *Resource) Promote(ctx context.Context) error {
+	for {
+		var p Proposal
+		var refusal error
+		serving := false
+		if err := r.call(ctx, func() { p, serving, refusal = r.promotion() }); err != nil {
+			return err
+		}
+		if refusal != nil || serving {
+			return refusal
+		}
+		conf, err := r.cfg.Arbiter.Propose(ctx, p)
+		if conf.Generation > 0 {
+			r.Learn(conf)
+		}
+		switch {
+		case errors.Is(err, ErrRejected):
+			return err
+		case err != nil && ctx.Err() != nil:
+			return errors.Join(ctx.Err(), err)
+		}
+		if err := r.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// promotion is the proposal that makes this node Primary, or the reason why there is none.
+func (r *Resource) promotion() (p Proposal, serving bool, err error) {
+	conf := &r.learned
+	switch {
+	case r.serving:
+		return p, true, nil
+	case conf.Primary == r.cfg.Node && conf.PrimaryIncarnation == r.cfg.Incarnation:
+		return Proposal{}, r.serving, nil
+	case r.detached:
+		return p, false, fmt.Errorf("%w: %s has no usable disk here (%s)", ErrRefused, conf.Resource, r.failure)
+	case !conf.inSync(r.cfg.Node):
+		return p, false, fmt.Errorf("%w: the replica on %s is not in sync; %v have every acknowledged write", ErrRefused, r.cfg.Node, conf.InSync)
+	}
+	if l := r.links[conf.Primary]; l != nil && l.session != nil && l.session.hello.Role == "Primary" {
+		return p, false, fmt.Errorf("%w: %s is Primary and alive; give its role up there first: duet secondary %s", ErrRefused, conf.Primary, conf.Resource)
+	}
+	return Proposal{Kind: ProposePromote, Resource: conf.Resource, Generation: conf.Generation, Node: r.cfg.Node,
+		Incarnation: r.cfg.Incarnation, Reason: "asked for on " + r.cfg.Node}, false, nil
+}
+
+// pause waits one back-off step.
+func (r *Resource) pause(ctx context.Context) error {
+	timer := time.NewTimer(r.cfg.Timing.RetryMin)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.ctx.Done():
+		return ErrClosed
+	}
+}
+
+// Demote gives the Primary role up in good order: stop, drain, flush everywhere, commit. It is no local decision: until
+// the commit is known nothing is served, and the attempt goes on.
+func (r *Resource) Demote(ctx context.Context) error {
+	done := make(chan error, 1)
+	err := r.call(ctx, func() {
+		switch {
+		case !r.serving:
+			done <- nil
+		case r.demoting != nil:
+			done <- fmt.Errorf("%w: a demotion is under way already", ErrRefused)
+		default:
+			r.demoting = done
+		}
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("demotion of %s: %w; requests stay suspended until it is committed", r.cfg.Node, ctx.Err())
+	}
+}
+
+func (r *Resource) endDemotion(err error) {
+	if r.demoting != nil {
+		r.demoting <- err
+		r.demoting = nil
+	}
+}
+
+// quiet reports whether every request has finished and everything is stable everywhere; if not, it sees to a barrier.
+func (r *Resource) quiet() bool {
+	v := r.volume
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.inOpen+v.inClosing > 0 || v.barrier != nil {
+		return false
+	}
+	if !v.flushedLocked() {
+		send := v.wantBarrierLocked()
+		r.post(func() { flushWriters(send) })
+		return false
+	}
+	return true
+}
+
+// flushedLocked reports whether the last barrier covers everything.
+func (v *Volume) flushedLocked() bool { return v.log.empty() && v.stable+1 == v.epoch }

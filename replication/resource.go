@@ -1,0 +1,349 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"duet/bitmap"
+)
+
+// Resource is one replicated device on this node: its disk, its peers, and the part this node plays in the committed
+// configuration.
+//
+// Its control loop owns every field below the line; other goroutines post functions to it. The loop is level
+// triggered: after each event, reconcile looks at what is so and takes the next step towards what the configuration
+// wants. Nothing in it waits for a peer or for the arbiter: proposals run beside it and post their result.
+type Resource struct {
+	cfg    Config
+	log    *slog.Logger
+	volume *Volume
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+	events mailbox
+
+	superMu sync.Mutex // serializes superblock writes; taken by the loop and by sessions
+	super   *superblockStore
+	meta    MetadataFile
+	local   *localDisk
+
+	// ---- the control loop's ----
+	learned  Configuration // the newest known
+	adopted  Configuration // the one acted in; its generation is promised
+	serving  bool          // this incarnation is Primary in adopted
+	demoting chan error    // not nil: a demotion is under way
+	detached bool          // the disk failed or was never attached
+	failure  string        // why the disk is not used
+	links    map[string]*link
+	proposal bool // one is under way
+	retryAt  time.Time
+	closing  bool
+	reason   string // why requests wait
+	graceEnd time.Time
+}
+
+// mailbox is an unbounded queue of work for the control loop; each post belongs to a bounded cause.
+type mailbox struct {
+	mu    sync.Mutex
+	queue []func()
+	wake  chan struct{}
+}
+
+// Open makes the resource as conf describes it, without a disk.
+func Open(cfg Config, conf Configuration) (*Resource, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if conf.replica(cfg.Node) == nil {
+		return nil, fmt.Errorf("resource %s has no replica on %s", conf.Resource, cfg.Node)
+	}
+	r := &Resource{cfg: cfg, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
+		failure: "no disk is attached", links: map[string]*link{}, events: mailbox{wake: make(chan struct{}, 1)}}
+	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
+	r.volume.failed = func(err error) { r.post(func() { r.diskFailed(err) }) }
+	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	for _, replica := range conf.Replicas {
+		if replica.Node != cfg.Node {
+			r.links[replica.Node] = newLink(r, replica)
+		}
+	}
+	return r, nil
+}
+
+// Start begins to act: adopts what is known, dials peers.
+func (r *Resource) Start() {
+	r.loops.Go(r.loop)
+	for _, l := range r.links {
+		if l.dials() {
+			r.loops.Go(l.dialLoop)
+		}
+	}
+	r.post(func() {})
+}
+
+// loop owns the fields of the control loop; posts and a coarse timer wake it; Close ends it.
+func (r *Resource) loop() {
+	tick := time.NewTicker(r.cfg.Timing.PingInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-tick.C:
+			r.volume.dueBarrier(r.cfg.Timing.IdleBarrier, r.cfg.Timing.BusyBarrier)
+		case <-r.events.wake:
+		}
+		for _, event := range r.events.take() {
+			event()
+		}
+		r.reconcile()
+	}
+}
+
+// post queues f for the control loop.
+func (r *Resource) post(f func()) {
+	r.events.mu.Lock()
+	r.events.queue = append(r.events.queue, f)
+	r.events.mu.Unlock()
+	select {
+	case r.events.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mailbox) take() []func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	queue := m.queue
+	m.queue = nil
+	return queue
+}
+
+// call runs f on the control loop and waits for it.
+func (r *Resource) call(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	r.post(func() { f(); close(done) })
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.ctx.Done():
+		return ErrClosed
+	}
+}
+
+// Learn tells the resource of a committed configuration.
+func (r *Resource) Learn(conf Configuration) {
+	r.post(func() {
+		if conf.Generation > r.learned.Generation {
+			r.learned = conf
+		}
+	})
+}
+
+// Volume is the device.
+func (r *Resource) Volume() *Volume { return r.volume }
+
+// Serving reports whether requests of clients are taken.
+func (r *Resource) Serving() bool {
+	r.volume.mu.Lock()
+	defer r.volume.mu.Unlock()
+	return r.volume.gate == gateOpen || r.volume.gate == gateSuspended || r.volume.gate == gateFailing
+}
+
+func (r *Resource) emit(kind, peer, to, reason string) {
+	r.log.Info(kind, "peer", peer, "state", to, "reason", reason, "generation", r.adopted.Generation)
+	r.cfg.Emit(Event{Time: time.Now(), Resource: r.learned.Resource, Kind: kind, Peer: peer, To: to, Reason: reason,
+		Generation: r.adopted.Generation})
+}
+
+// reconcile takes every step that is possible now.
+func (r *Resource) reconcile() {
+	if r.closing && !r.serving {
+		return
+	}
+	if r.learned.Generation > r.adopted.Generation && r.mayAdopt() {
+		r.adopt(r.learned)
+	}
+	if r.serving {
+		r.engagePeers()
+		r.propose()
+	}
+	r.setGate()
+	for _, l := range r.links {
+		l.admitWaiting()
+	}
+}
+
+// mayAdopt reports whether the learned configuration can be promised now. While the same Primary goes on, a Secondary
+// waits for the Primary's own word, so that a frame under way is not refused; a change of the Primary is promised once
+// every session has ended, so that nothing of the old one is applied afterwards.
+func (r *Resource) mayAdopt() bool {
+	if r.serving && r.learned.samePrimary(&r.adopted) {
+		return true
+	}
+	if r.adopted.Generation > 0 && !r.serving && r.learned.samePrimary(&r.adopted) && r.learned.Primary != "" {
+		return false
+	}
+	if r.serving {
+		r.fence(fmt.Sprintf("generation %d has Primary %q", r.learned.Generation, r.learned.Primary))
+	}
+	idle := true
+	for _, l := range r.links {
+		if l.session != nil {
+			l.session.fail(fmt.Errorf("generation %d has another Primary", r.learned.Generation))
+			idle = false
+		}
+	}
+	return idle
+}
+
+// adopt promises conf durably and acts in it. Before the promise the ranges that are not stable become bits towards
+// every replica that may lack them.
+func (r *Resource) adopt(conf Configuration) {
+	old := r.adopted
+	mine := conf.Primary == r.cfg.Node && conf.PrimaryIncarnation == r.cfg.Incarnation
+	v := r.volume
+	keepLog := conf.samePrimary(&old) && conf.Primary != "" // the same Primary's writes go on
+	v.mu.Lock()
+	r.turnLogIntoBitsLocked(&conf, keepLog)
+	v.mu.Unlock()
+	if err := r.promise(&conf); err != nil {
+		r.diskFailed(err)
+	}
+	r.adopted = conf
+	for _, l := range r.links {
+		l.refresh(&conf)
+	}
+	v.mu.Lock()
+	v.generation, v.ackDurable = conf.Generation, conf.AckDurable
+	v.outside = conf.outsideMask(r.cfg.Node)
+	for _, s := range v.legs {
+		v.outside &^= bitmap.SlotBit(s.slot)
+	}
+	v.mu.Unlock()
+	if mine && !r.serving {
+		r.serving = true
+		r.graceEnd = time.Now().Add(r.cfg.Timing.ConnectGrace)
+		r.emit("role", "", "Primary", "promoted in generation "+fmt.Sprint(conf.Generation))
+	}
+	if conf.Primary != old.Primary && !mine {
+		r.emit("role", conf.Primary, "Primary", fmt.Sprintf("generation %d", conf.Generation))
+	}
+	r.releaseRemoved()
+	if r.detached {
+		r.settleStuck()
+	}
+	r.announce()
+}
+
+// turnLogIntoBitsLocked sets bits for what is not stable: towards every other replica when the Primary changes, else
+// towards those that leave the in-sync set.
+func (r *Resource) turnLogIntoBitsLocked(conf *Configuration, keepLog bool) {
+	v := r.volume
+	if v.local == nil {
+		return
+	}
+	mask := conf.othersMask(r.cfg.Node)
+	if keepLog {
+		mask = conf.outsideMask(r.cfg.Node)
+		for _, s := range v.legs {
+			mask &^= bitmap.SlotBit(s.slot)
+		}
+	}
+	store := v.local.store
+	if mask != 0 {
+		v.log.runs(func(off, n uint64) { store.Set(mask, off, n) })
+	}
+	if !keepLog && v.inOpen+v.inClosing == 0 {
+		v.retireLocked(^uint64(0) >> 1)
+		v.stable, v.epoch = 0, 1
+	}
+}
+
+// promise makes conf's generation, and the bits that belong to it, durable.
+func (r *Resource) promise(conf *Configuration) error {
+	if r.local == nil {
+		return nil
+	}
+	member := conf.inSync(r.cfg.Node)
+	for _, replica := range conf.Replicas {
+		if replica.Node != r.cfg.Node && member && conf.inSync(replica.Node) && !r.adopted.inSync(replica.Node) && r.adopted.Generation > 0 {
+			r.local.store.ClearAll(replica.Slot) // its admission proves equality; what is not stable is in the log
+		}
+	}
+	if member && !r.adopted.inSync(r.cfg.Node) && r.adopted.Generation > 0 {
+		for _, replica := range conf.Replicas {
+			if replica.Node != r.cfg.Node && conf.inSync(replica.Node) {
+				r.local.store.ClearAll(replica.Slot)
+			}
+		}
+	}
+	if err := r.local.store.Persist(conf.othersMask(r.cfg.Node)); err != nil {
+		return err
+	}
+	return r.updateSuperblock(func(sb *Superblock) { r.describe(sb, conf, member) })
+}
+
+// describe notes conf in the superblock.
+func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
+	sb.Promised = max(sb.Promised, conf.Generation)
+	if member {
+		sb.LastInSync, sb.DataGeneration = conf.Generation, conf.Generation
+		if mine := conf.replica(r.cfg.Node); sb.Inconsistent && mine.AdmittedAt > sb.InconsistentSince {
+			sb.Inconsistent, sb.InconsistentSince = false, 0
+		}
+		sb.JustCreated = sb.JustCreated && conf.Generation <= 1
+	}
+	for _, replica := range conf.Replicas {
+		if replica.Node == r.cfg.Node {
+			continue
+		}
+		peer := &sb.Peers[replica.Slot]
+		switch {
+		case peer.Name != replica.Node:
+			*peer = SuperblockPeer{Name: replica.Node}
+			fallthrough
+		case peer.CompleteSince == 0 && !conf.inSync(replica.Node):
+			peer.CompleteSince = replica.LeftAt
+		case conf.inSync(replica.Node):
+			peer.CompleteSince = 0
+		}
+	}
+}
+
+// becomeInconsistent is durable before the first block of a resync is written.
+func (r *Resource) becomeInconsistent(generation uint64) error {
+	return r.updateSuperblock(func(sb *Superblock) {
+		sb.Inconsistent, sb.InconsistentSince, sb.JustCreated = true, generation, false
+	})
+}
+
+// updateSuperblock changes the superblock durably.
+func (r *Resource) updateSuperblock(change func(sb *Superblock)) error {
+	r.superMu.Lock()
+	defer r.superMu.Unlock()
+	if r.super == nil {
+		return errors.New("no metadata is attached")
+	}
+	sb := r.super.superblock()
+	change(&sb)
+	return r.super.write(sb)
+}
+
+// superblock is a copy of the newest.
+func (r *Resource) superblock() Superblock {
+	r.superMu.Lock()
+	defer r.superMu.Unlock()
+	if r.super == nil {
+		return Superblock{}
+	}
+	return r.super.superblock()
+}

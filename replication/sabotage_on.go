@@ -1,0 +1,11 @@
+//go:build sabotage
+
+package replication
+
+import "os"
+
+// Deliberate bugs, only in binaries built with the tag sabotage: tests show that the checks find them.
+var (
+	sabotageAckEarly        = os.Getenv("DUET_SABOTAGE") == "ack-early"
+	sabotageSkipActivityLog = os.Getenv("DUET_SABOTAGE") == "skip-activity-log"
+)

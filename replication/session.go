@@ -1,0 +1,286 @@
+package replication
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	dataReaderBytes = 256 << 10
+	ackReaderBytes  = 64 << 10
+)
+
+// session is one life of the pair of connections to a peer. What was in flight when it ends is never taken up by a
+// later one: its requests are handed to the control loop, and the peer comes back by a resync.
+type session struct {
+	resource *Resource
+	volume   *Volume
+	peer     string
+	slot     int
+	hello    hello // what the peer said of itself when the session began
+
+	dataConn, ackConn     net.Conn
+	dataWriter, ackWriter *frameWriter
+
+	lastHeard atomic.Int64 // nanoseconds since began
+	began     time.Time
+	closing   chan struct{} // closed by fail
+	ended     chan struct{} // closed when everything of the session has ended
+	failOnce  sync.Once
+	cause     error // set before closing is closed
+
+	sentBytes, receivedBytes atomic.Uint64
+
+	// Guarded by Volume.mu.
+	closed     bool        // nothing is sent or applied any more
+	member     bool        // the peer is in the in-sync set: its answers are part of every acknowledgement
+	generation uint64      // of the Primary that this node serves through the session
+	pending    pendingRing // writes that the peer has not answered
+	oldest     time.Time   // since when the ring has not been empty, as the watch saw it
+	reads      pendingRing // remote reads
+	applying   int         // requests of the peer that are not finished here
+	header     Header      // scratch of the append calls
+	resync     resyncState
+}
+
+// newSession makes a session of two connections whose handshake is done.
+func newSession(res *Resource, peer hello, data, ack net.Conn) *session {
+	s := &session{resource: res, volume: res.volume, peer: peer.From, hello: peer, dataConn: data, ackConn: ack,
+		began: time.Now(), closing: make(chan struct{}), ended: make(chan struct{})}
+	s.resync.reading = map[uint64]*request{}
+	s.dataWriter = newFrameWriter(data, res.cfg.Timing.AckTimeout, s.fail)
+	s.ackWriter = newFrameWriter(ack, res.cfg.Timing.PeerTimeout, s.fail)
+	return s
+}
+
+// fail ends the session; only the first cause counts. It does not wait.
+func (s *session) fail(cause error) {
+	s.failOnce.Do(func() {
+		s.cause = cause
+		close(s.closing)
+	})
+}
+
+// run is the session's own loop. It owns the connections and the three loops on them; a failure of any, or of a
+// writer, wakes it. It ends when nothing of the session runs any more, and then tells the control loop.
+func (s *session) run() {
+	var loops sync.WaitGroup
+	loops.Go(func() { s.fail(s.readData()) })
+	loops.Go(func() { s.fail(s.readAcks()) })
+	loops.Go(s.watch)
+	<-s.closing
+	s.volume.mu.Lock()
+	s.closed = true
+	s.volume.mu.Unlock()
+	s.closeWriter(s.dataWriter)
+	s.closeWriter(s.ackWriter)
+	loops.Wait()
+	s.drain()
+	s.releaseResyncReads()
+	close(s.ended)
+	s.resource.post(func() { s.resource.sessionEnded(s) })
+}
+
+func (s *session) closeWriter(w *frameWriter) {
+	if err := w.close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		s.resource.log.Debug("close connection", "peer", s.peer, "error", err)
+	}
+}
+
+// drain waits until no request of the peer is being applied here.
+func (s *session) drain() {
+	v := s.volume
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for s.applying > 0 {
+		v.applied.Wait()
+	}
+}
+
+// watch owns the signs of life: it sends pings and ends the session when the peer is silent, or keeps a write
+// unanswered, for too long. It ends with the session.
+func (s *session) watch() {
+	timing := s.resource.cfg.Timing
+	tick := time.NewTicker(timing.PingInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-s.closing:
+			return
+		case <-tick.C:
+		}
+		silence := time.Since(s.began) - time.Duration(s.lastHeard.Load())
+		if silence > timing.PeerTimeout {
+			s.fail(fmt.Errorf("nothing heard of %s for %v", s.peer, silence.Round(time.Millisecond)))
+			return
+		}
+		if err := s.ping(timing.AckTimeout); err != nil {
+			s.fail(err)
+			return
+		}
+	}
+}
+
+func (s *session) ping(limit time.Duration) error {
+	v := s.volume
+	v.mu.Lock()
+	switch {
+	case s.pending.count == 0:
+		s.oldest, s.resync.watched = time.Time{}, s.pending.base
+	case s.oldest.IsZero() || s.resync.watched != s.pending.base:
+		s.oldest, s.resync.watched = time.Now(), s.pending.base
+	case time.Since(s.oldest) > limit:
+		v.mu.Unlock()
+		return fmt.Errorf("%s has not answered a write for %v", s.peer, limit)
+	}
+	s.header = Header{Type: FramePing}
+	s.ackWriter.append(&s.header, nil)
+	v.mu.Unlock()
+	s.ackWriter.Flush()
+	return nil
+}
+
+func (s *session) heard() { s.lastHeard.Store(int64(time.Since(s.began))) }
+
+// readAcks is the loop on the ack connection: it owns its reader, is woken by the peer, and ends with the connection.
+// One pass over what has arrived completes many requests, whose replies go out together.
+func (s *session) readAcks() error {
+	br := bufio.NewReaderSize(s.ackConn, ackReaderBytes)
+	var b burst
+	var h Header
+	for {
+		if br.Buffered() < HeaderBytes {
+			b.end()
+		}
+		if err := readHeader(br, &h); err != nil {
+			return fmt.Errorf("ack connection: %w", err)
+		}
+		s.heard()
+		text := make([]byte, 0)
+		if h.PayloadLength > 0 {
+			text = make([]byte, h.PayloadLength)
+			if err := readPayload(br, &h, text); err != nil {
+				return err
+			}
+		}
+		b.more = true // replies wait for the end of the pass
+		if err := s.handleAck(&h, text, &b); err != nil {
+			return err
+		}
+	}
+}
+
+// handleAck takes one frame of the ack connection.
+func (s *session) handleAck(h *Header, text []byte, b *burst) error {
+	v := s.volume
+	switch h.Type {
+	case FrameWriteAck:
+		v.mu.Lock()
+		r := s.pending.take(h.Seq)
+		v.mu.Unlock()
+		if r == nil {
+			return fmt.Errorf("%s acknowledged write %d, which waits for nothing", s.peer, h.Seq)
+		}
+		if !sabotageAckEarly {
+			v.legDone(r, b)
+		}
+	case FrameWriteFail:
+		return fmt.Errorf("the disk of %s failed: %s", s.peer, text)
+	case FrameBarrierAck:
+		if h.Flags&FlagFailed != 0 {
+			return fmt.Errorf("flush failed on %s: %s", s.peer, text)
+		}
+		v.mu.Lock()
+		send := v.barrierAnsweredLocked(s, h.Epoch)
+		v.mu.Unlock()
+		flushWriters(send)
+	case FrameResyncWritten:
+		return s.sourceWritten(h, text)
+	case FramePing:
+		v.mu.Lock()
+		s.header = Header{Type: FramePong, Seq: h.Seq}
+		s.ackWriter.append(&s.header, nil)
+		v.mu.Unlock()
+		b.Defer(s.ackWriter)
+	case FramePong:
+	case FrameReject:
+		var reject rejectMessage
+		if err := decodeMessage(h.Type, text, &reject); err != nil {
+			return err
+		}
+		return fmt.Errorf("%s has promised generation %d: %s", s.peer, reject.Promised, reject.Reason)
+	default:
+		return fmt.Errorf("%s sent %s on the ack connection", s.peer, h.Type)
+	}
+	return nil
+}
+
+// sendRequestLocked sends r's leg to the peer.
+func (s *session) sendRequestLocked(r *request) {
+	s.header = Header{Generation: s.volume.generation, Offset: r.offsetBytes, Length: r.lengthBytes, Epoch: r.epoch,
+		Seq: s.pending.add(r)}
+	if r.fua {
+		s.header.Flags = FlagFUA
+	}
+	switch r.op {
+	case opWrite:
+		if r.payloadCRC == 0 {
+			r.payloadCRC = payloadChecksum(r.p)
+		}
+		s.header.Type, s.header.PayloadCRC = FrameData, r.payloadCRC
+		s.dataWriter.append(&s.header, r.p)
+		return
+	case opTrim:
+		s.header.Type = FrameTrim
+	default:
+		s.header.Type = FrameZero
+	}
+	s.dataWriter.append(&s.header, nil)
+}
+
+// sendReadLocked asks the peer for r's range.
+func (s *session) sendReadLocked(r *request) {
+	s.header = Header{Type: FrameRead, Generation: s.volume.generation, Offset: r.offsetBytes, Length: r.lengthBytes,
+		Seq: s.reads.add(r)}
+	s.dataWriter.append(&s.header, nil)
+}
+
+// memberLocked reports whether the peer can serve reads.
+func (s *session) memberLocked() bool { return s.member && !s.closed }
+
+// sendMessage sends one of the rare frames with a JSON payload.
+func (s *session) sendMessage(h Header, m message) error {
+	payload, err := encodeMessage(h.Type, m)
+	if err != nil {
+		return err
+	}
+	s.sendFrame(h, payload)
+	return nil
+}
+
+// sendFrame sends a frame on the data connection; payload must not change any more.
+func (s *session) sendFrame(h Header, payload []byte) {
+	h.setPayload(payload)
+	s.volume.mu.Lock()
+	s.header = h
+	s.dataWriter.append(&s.header, payload)
+	s.volume.mu.Unlock()
+	s.dataWriter.Flush()
+}
+
+// leave says goodbye and ends the session once that is sent or ctx is over.
+func (s *session) leave(ctx context.Context, reason string) {
+	s.sendFrame(Header{Type: FrameGoodbye}, []byte(reason))
+	limit := s.resource.cfg.Timing.PeerTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline))
+	}
+	s.dataWriter.drain(limit)
+	s.fail(errGoodbye)
+}

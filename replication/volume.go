@@ -1,0 +1,420 @@
+package replication
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"duet/bitmap"
+)
+
+// maxRequestBytes is the largest range that takes one step through the write path; longer trims are split.
+const maxRequestBytes = 64 << 20
+
+// inlineBytes is the largest local write that the submitting goroutine does itself: into the page cache it costs less
+// than waking a worker.
+const inlineBytes = 64 << 10
+
+// gate says what happens to requests of clients. It is derived from the resource's state by Resource.wantedGate.
+type gate uint8
+
+const (
+	gateRefused   gate = iota // not Primary: an error
+	gateOpen                  // served
+	gateSuspended             // parked until it opens, or until the role is lost
+	gateFailing               // the last in-sync disk failed: writes and flushes fail, reads may work
+	gateFenced                // the role was lost: nothing is answered any more
+)
+
+// String names the gate for logs.
+func (g gate) String() string {
+	return [...]string{"refused", "open", "suspended", "failing", "fenced"}[g]
+}
+
+// localDisk is the attached replica of this node.
+type localDisk struct {
+	disk  Disk
+	store *bitmap.Store
+}
+
+// Volume is the block device that a resource replicates: the write path of a Primary and the apply path of a
+// Secondary. It satisfies the device interface of the NBD server.
+//
+// One mutex guards all of its state. It is held for table work only, never across I/O, a socket or a callback.
+// Requests are driven by the goroutines that already run: a client's reader submits and writes locally, a peer's
+// acknowledgement reader completes.
+type Volume struct {
+	sizeBytes uint64
+	logger    *slog.Logger
+	pool      *workerPool
+	buffers   bufferPool
+	requests  sync.Pool
+	// failed tells the control loop that the local disk refused an operation; it must not block.
+	failed func(err error)
+	// activityLogFull tells the control loop that cold extents wait for room; it must not block.
+	activityLogFull func()
+
+	hasLegs atomic.Bool // mirrors len(legs) > 0, so that checksums are computed outside the mutex only when needed
+
+	mu         sync.Mutex
+	gate       gate
+	local      *localDisk // nil: diskless
+	localDead  bool       // the disk failed; operations on it are held in stuckLocal until the configuration says how to go on
+	generation uint64     // tags every message of a Primary
+	ackDurable bool
+	legs       []*session // who gets each write, and must acknowledge it; replaced, never changed in place
+	outside    bitmap.SlotMask
+	ranges     rangeLock
+	log        transferLog
+	parked     []*request // submitted while suspended; hold nothing
+	halted     []*request // suspended before their start; hold range and extents
+	stuckLocal []*request // their local leg failed
+
+	epoch     uint64   // the open epoch
+	inOpen    int      // started and unfinished requests of the open epoch
+	inClosing int      // of earlier epochs
+	barrier   *barrier // the one in progress, nil for none
+	flushes   []*request
+	wanted    bool // another barrier is to follow the one in progress
+	stable    uint64
+	touched   bool      // the transfer log has grown since the last look
+	sealedAt  time.Time // when the last barrier began
+
+	idle    []chan struct{} // closed when no request is started
+	applied sync.Cond       // a session's last request was applied
+
+	stats volumeStats
+}
+
+// volumeStats counts; all fields are atomic so that status needs no lock.
+type volumeStats struct {
+	readBytes, writtenBytes   atomic.Uint64
+	reads, writes, flushes    atomic.Uint64
+	barriers, coldWrites      atomic.Uint64
+	upperPending, localErrors atomic.Int64
+}
+
+// newVolume makes a volume that refuses all requests.
+func newVolume(sizeBytes uint64, workers int, logger *slog.Logger) *Volume {
+	v := &Volume{sizeBytes: sizeBytes, logger: logger, pool: newWorkerPool(workers), epoch: 1,
+		failed: func(error) {}, activityLogFull: func() {}}
+	v.applied.L = &v.mu
+	return v
+}
+
+// SizeBytes is the size of the device.
+func (v *Volume) SizeBytes() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.sizeBytes
+}
+
+// Read fills p from off on.
+func (v *Volume) Read(p []byte, off uint64, b Batch, c Completion) {
+	r := v.getRequest(opRead, off, uint64(len(p)))
+	r.p, r.completion = p, c
+	v.submitClient(r, b)
+}
+
+// Write stores p at off; p stays untouched until the completion. With fua it is on stable media of every in-sync
+// replica before it completes.
+func (v *Volume) Write(p []byte, off uint64, fua bool, b Batch, c Completion) {
+	r := v.getRequest(opWrite, off, uint64(len(p)))
+	r.p, r.completion, r.fua = p, c, fua
+	v.submitClient(r, b)
+}
+
+// Flush completes when every write that completed before is on stable media of every in-sync replica.
+func (v *Volume) Flush(b Batch, c Completion) {
+	r := v.getRequest(opFlush, 0, 0)
+	r.completion = c
+	v.submitClient(r, b)
+}
+
+// Trim makes the range read as zeroes on all replicas and may free its space.
+func (v *Volume) Trim(off, n uint64, fua bool, b Batch, c Completion) {
+	v.submitSplit(opTrim, splitArgs{off: off, n: n, fua: fua}, b, c)
+}
+
+// Zero makes the range read as zeroes; with noHole its space stays allocated. A fast zero is refused when it would
+// have to write.
+func (v *Volume) Zero(off, n uint64, fua, noHole, _ bool, b Batch, c Completion) {
+	op := opTrim
+	if noHole {
+		op = opZero
+	}
+	v.submitSplit(op, splitArgs{off: off, n: n, fua: fua}, b, c)
+}
+
+// Cache is a hint that this device does not need.
+func (v *Volume) Cache(_, _ uint64, b Batch, c Completion) { c.Complete(b, nil) }
+
+// Extents reports holes and data of the local disk, or all data when there is none.
+func (v *Volume) Extents(_ context.Context, off, n uint64, emit func(n uint64, hole, zero bool) error) error {
+	v.mu.Lock()
+	local, state := v.local, v.gate
+	v.mu.Unlock()
+	if state == gateRefused || state == gateFenced {
+		return ErrNotPrimary
+	}
+	if local == nil {
+		return emit(n, false, false)
+	}
+	return local.disk.Extents(int64(off), int64(n), func(run int64, hole bool) error {
+		return emit(uint64(run), hole, hole)
+	})
+}
+
+// submitClient counts r and takes its first step.
+func (v *Volume) submitClient(r *request, b Batch) {
+	v.stats.upperPending.Add(1)
+	if r.op != opFlush && r.lengthBytes == 0 {
+		v.complete(r, b)
+		return
+	}
+	v.submit(r, b)
+}
+
+// submit passes the gate and locks the range. A request that has to wait holds nothing but its place in the queue.
+func (v *Volume) submit(r *request, b Batch) {
+	v.mu.Lock()
+	switch v.gate {
+	case gateOpen:
+	case gateSuspended:
+		v.parked = append(v.parked, r)
+		v.mu.Unlock()
+		return
+	case gateFailing:
+		if r.op != opRead {
+			v.failLocked(r, ErrDiskFailed, b)
+			return
+		}
+	case gateRefused:
+		v.failLocked(r, ErrNotPrimary, b)
+		return
+	case gateFenced:
+		v.failLocked(r, ErrFenced, b)
+		return
+	}
+	if r.op == opFlush {
+		v.flushes = append(v.flushes, r)
+		send := v.wantBarrierLocked()
+		v.mu.Unlock()
+		flushWriters(send)
+		return
+	}
+	held := v.ranges.lock(&r.entry)
+	v.mu.Unlock()
+	if held {
+		v.enter(r, b)
+	}
+}
+
+// failLocked completes r, which holds nothing, with err and unlocks v.mu.
+func (v *Volume) failLocked(r *request, err error, b Batch) {
+	r.err = err
+	v.mu.Unlock()
+	v.complete(r, b)
+}
+
+// enter takes the extents of r, which holds its range. A hot extent costs nothing; a cold one is made durable in the
+// activity log first, by the log's own loop, and r goes on from there on a worker.
+func (v *Volume) enter(r *request, b Batch) {
+	switch r.op {
+	case opRead:
+		v.read(r, b)
+		return
+	case opResyncRead:
+		v.resumeOnWorker(r, phaseLocal)
+		return
+	}
+	v.mu.Lock()
+	local := v.local
+	v.mu.Unlock()
+	if local == nil || sabotageSkipActivityLog {
+		v.start(r, b)
+		return
+	}
+	first, last := r.extents()
+	if local.store.TryAcquire(first, last) {
+		v.start(r, b)
+		return
+	}
+	v.stats.coldWrites.Add(1)
+	local.store.Acquire(first, last, func(err error) { v.logged(r, err) })
+}
+
+// logged goes on with a request whose extents were cold; it runs on the activity log's loop.
+func (v *Volume) logged(r *request, err error) {
+	next := phaseStart
+	if r.origin != nil {
+		next = phaseApply
+	}
+	if err != nil {
+		v.logger.Error("activity log", "error", err)
+		v.failed(err)
+		v.mu.Lock()
+		v.localDead = true
+		v.stuckLocal = append(v.stuckLocal, r)
+		r.phase = next
+		v.mu.Unlock()
+		return
+	}
+	v.resumeOnWorker(r, next)
+}
+
+// start sends r to every leg and does the local leg. From here on r is in the transfer log. A request that finds the
+// gate closed keeps what it holds and waits; the order of overlapping writes is already fixed.
+func (v *Volume) start(r *request, b Batch) {
+	if v.hasLegs.Load() && r.op == opWrite {
+		r.payloadCRC = payloadChecksum(r.p)
+	}
+	v.mu.Lock()
+	if v.gate != gateOpen {
+		v.haltLocked(r, b)
+		return
+	}
+	if v.ackDurable {
+		r.fua = true
+	}
+	r.epoch = v.epoch
+	v.inOpen++
+	v.recordLocked(r)
+	legs := v.legs
+	if sabotageAckEarly {
+		r.legs.Store(1)
+	} else {
+		r.legs.Store(int32(len(legs)) + 1)
+	}
+	for _, s := range legs {
+		s.sendRequestLocked(r)
+	}
+	v.mu.Unlock()
+	for _, s := range legs {
+		flushOrDefer(b, s.dataWriter)
+	}
+	v.writeLocal(r, b)
+}
+
+// haltLocked keeps r, which holds range and extents, until the gate opens; it unlocks v.mu.
+func (v *Volume) haltLocked(r *request, b Batch) {
+	if v.gate == gateSuspended {
+		v.halted = append(v.halted, r)
+		v.mu.Unlock()
+		return
+	}
+	if r.err = ErrFenced; v.gate == gateFailing {
+		r.err = ErrDiskFailed
+	}
+	v.releaseLocked(r, b)
+}
+
+// recordLocked enters r's range in the transfer log, whose extents stay hot until the range is stable everywhere, and
+// sets the bits of the replicas that do not get the write.
+func (v *Volume) recordLocked(r *request) {
+	v.touched = true
+	if v.local == nil || sabotageSkipActivityLog {
+		return
+	}
+	store := v.local.store
+	v.log.record(r.epoch, r.offsetBytes, r.lengthBytes, func(extent uint32) { store.Retain(extent, extent) })
+	if v.outside != 0 {
+		store.Set(v.outside, r.offsetBytes, r.lengthBytes)
+	}
+}
+
+// legDone counts one leg of r down; the last one finishes r.
+func (v *Volume) legDone(r *request, b Batch) {
+	if r.legs.Add(-1) == 0 {
+		v.finish(r, b)
+	}
+}
+
+// finish ends a started request: its epoch, its range, its extents, then the reply.
+func (v *Volume) finish(r *request, b Batch) {
+	if r.resynced {
+		v.resyncWritten(r, b)
+		return
+	}
+	v.mu.Lock()
+	var send []*frameWriter
+	if r.epoch == v.epoch {
+		v.inOpen--
+	} else {
+		v.inClosing--
+		send = v.advanceBarrierLocked()
+	}
+	v.signalIdleLocked()
+	if r.origin != nil {
+		v.finishApplyLocked(r, b)
+	} else {
+		v.releaseLocked(r, b)
+	}
+	flushWriters(send)
+}
+
+// releaseLocked gives back what r holds, lets the requests behind it go on, unlocks v.mu and completes r.
+func (v *Volume) releaseLocked(r *request, b Batch) {
+	ready := v.ranges.unlock(&r.entry)
+	local := v.local
+	for _, entry := range ready {
+		v.resumeOnWorker(entry.owner, phaseEnter)
+	}
+	v.mu.Unlock()
+	if r.mutates() && local != nil && !sabotageSkipActivityLog {
+		first, last := r.extents()
+		local.store.Release(first, last)
+	}
+	v.complete(r, b)
+}
+
+// complete answers r, which holds nothing any more.
+func (v *Volume) complete(r *request, b Batch) {
+	completion, err := r.completion, r.err
+	v.count(r)
+	v.putRequest(r)
+	if completion != nil {
+		v.stats.upperPending.Add(-1)
+		completion.Complete(b, err)
+	}
+}
+
+func (v *Volume) count(r *request) {
+	switch {
+	case r.err != nil || r.completion == nil:
+	case r.op == opRead:
+		v.stats.reads.Add(1)
+		v.stats.readBytes.Add(r.lengthBytes)
+	case r.op == opFlush:
+		v.stats.flushes.Add(1)
+	default:
+		v.stats.writes.Add(1)
+		v.stats.writtenBytes.Add(r.lengthBytes)
+	}
+}
+
+// signalIdleLocked wakes who waits for all started requests to finish.
+func (v *Volume) signalIdleLocked() {
+	if v.inOpen+v.inClosing > 0 {
+		return
+	}
+	for _, ch := range v.idle {
+		close(ch)
+	}
+	v.idle = v.idle[:0]
+}
+
+// idleChannel is closed when no request is started.
+func (v *Volume) idleChannel() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ch := make(chan struct{})
+	v.idle = append(v.idle, ch)
+	v.signalIdleLocked()
+	return ch
+}
+
+// close waits for the workers; no request may be submitted any more.
+func (v *Volume) close() { v.pool.close() }
