@@ -74,7 +74,11 @@ func (s *session) run() {
 	loops.Go(func() { s.fail(s.readData()) })
 	loops.Go(func() { s.fail(s.readAcks()) })
 	loops.Go(s.watch)
-	<-s.closing
+	select {
+	case <-s.closing:
+	case <-s.resource.ctx.Done():
+		s.fail(ErrClosed)
+	}
 	s.volume.mu.Lock()
 	s.closed = true
 	s.volume.mu.Unlock()

@@ -1,0 +1,369 @@
+package replication
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"duet/bitmap"
+)
+
+// memoryDisk is a Disk and a MetadataFile in memory.
+type memoryDisk struct {
+	mu  sync.Mutex
+	p   []byte
+	tag uint64
+}
+
+func (d *memoryDisk) ReadAt(p []byte, off int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return copy(p, d.p[off:]), nil
+}
+
+func (d *memoryDisk) WriteAt(p []byte, off int64) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return copy(d.p[off:], p), nil
+}
+
+func (d *memoryDisk) WriteDurableAt(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
+func (d *memoryDisk) Sync() error                                    { return nil }
+func (d *memoryDisk) Zero(off, n int64) error                        { return d.Punch(off, n) }
+func (d *memoryDisk) SizeBytes() int64                               { return int64(len(d.p)) }
+func (d *memoryDisk) Size() int64                                    { return int64(len(d.p)) }
+func (d *memoryDisk) Tag() (uint64, error)                           { return d.tag, nil }
+func (d *memoryDisk) SetTag(tag uint64) error                        { d.tag = tag; return nil }
+func (d *memoryDisk) Close() error                                   { return nil }
+
+func (d *memoryDisk) Punch(off, n int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.p[off : off+n])
+	return nil
+}
+
+func (d *memoryDisk) Extents(_, n int64, emit func(n int64, hole bool) error) error {
+	return emit(n, false)
+}
+
+// recordArbiter is a committed record without a quorum: the same compare-and-set, in one process.
+type recordArbiter struct {
+	mu    sync.Mutex
+	conf  Configuration
+	learn func(Configuration)
+}
+
+func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.Generation != a.conf.Generation {
+		return a.conf, ErrStale
+	}
+	next := a.conf
+	next.Generation++
+	next.Replicas = append([]Replica(nil), a.conf.Replicas...)
+	switch p.Kind {
+	case ProposePromote:
+		if !next.Clean {
+			next.InSync = []string{p.Node}
+		}
+		next.Primary, next.PrimaryIncarnation, next.PrimarySince, next.Clean = p.Node, p.Incarnation, next.Generation, false
+	case ProposeDemote:
+		next.Primary, next.PrimaryIncarnation, next.Clean = "", 0, p.Clean
+	case ProposeRemove:
+		next.InSync = without(next.InSync, p.Target)
+	case ProposeAdd:
+		next.InSync = append(without(next.InSync, p.Target), p.Target)
+		next.replica(p.Target).AdmittedAt = next.Generation
+	case ProposeDetach:
+		next.InSync = without(next.InSync, p.Node)
+	}
+	for i := range next.Replicas {
+		if a.conf.inSync(next.Replicas[i].Node) && !next.inSync(next.Replicas[i].Node) {
+			next.Replicas[i].LeftAt = next.Generation
+		}
+	}
+	a.conf = next
+	a.learn(next)
+	return next, nil
+}
+
+func without(set []string, node string) []string {
+	var rest []string
+	for _, member := range set {
+		if member != node {
+			rest = append(rest, member)
+		}
+	}
+	return rest
+}
+
+// testNode is one replica of a testCluster; its disk and metadata outlive a crash.
+type testNode struct {
+	name        string
+	incarnation uint64
+	disk, meta  *memoryDisk
+	resource    *Resource
+}
+
+// testCluster runs replicas in one process over loopback sockets.
+type testCluster struct {
+	t       *testing.T
+	arbiter *recordArbiter
+	mu      sync.Mutex
+	nodes   map[string]*testNode
+}
+
+const testDeviceBytes = 32 << 20
+
+func newTestCluster(t *testing.T, names ...string) *testCluster {
+	c := &testCluster{t: t, nodes: map[string]*testNode{}}
+	conf := Configuration{Resource: "r0", ResourceID: [16]byte{1}, SizeBytes: testDeviceBytes, Generation: 1, Clean: true, InSync: names}
+	for slot, name := range names {
+		conf.Replicas = append(conf.Replicas, Replica{Node: name, Slot: slot, AdmittedAt: 1})
+		n := &testNode{name: name, disk: &memoryDisk{p: make([]byte, testDeviceBytes)},
+			meta: &memoryDisk{p: make([]byte, MetadataBytes(testDeviceBytes, 0))}}
+		cfg := FormatConfig{ClusterID: "c", Resource: "r0", Node: name, ResourceID: conf.ResourceID, Slot: slot, SizeBytes: testDeviceBytes}
+		if err := Format(n.meta, cfg); err != nil {
+			t.Fatal(err)
+		}
+		c.nodes[name] = n
+	}
+	c.arbiter = &recordArbiter{conf: conf, learn: c.learn}
+	for _, name := range names {
+		c.start(name)
+	}
+	t.Cleanup(func() {
+		for _, name := range names {
+			c.crash(name)
+		}
+	})
+	return c
+}
+
+func (c *testCluster) learn(conf Configuration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		if n.resource != nil {
+			n.resource.Learn(conf)
+		}
+	}
+}
+
+func (c *testCluster) start(name string) {
+	c.t.Helper()
+	n := c.nodes[name]
+	n.incarnation++
+	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialer(),
+		Timing: Timing{PingInterval: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, ConnectGrace: 5 * time.Second,
+			IdleBarrier: 50 * time.Millisecond}}
+	c.arbiter.mu.Lock()
+	conf := c.arbiter.conf
+	c.arbiter.mu.Unlock()
+	r, err := Open(cfg, conf)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := r.Attach(n.disk, n.meta); err != nil {
+		c.t.Fatal(err)
+	}
+	c.mu.Lock()
+	n.resource = r
+	c.mu.Unlock()
+	r.Start()
+}
+
+// crash ends a node without a word: nothing is drained, flushed or marked clean.
+func (c *testCluster) crash(name string) {
+	c.mu.Lock()
+	r := c.nodes[name].resource
+	c.nodes[name].resource = nil
+	c.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.cancel()
+	r.loops.Wait()
+	if err := r.local.store.Close(false); err != nil {
+		c.t.Error(err)
+	}
+}
+
+func (c *testCluster) dialer() func(ctx context.Context, node string) (net.Conn, error) {
+	return func(ctx context.Context, node string) (net.Conn, error) {
+		c.mu.Lock()
+		r := c.nodes[node].resource
+		c.mu.Unlock()
+		if r == nil {
+			return nil, fmt.Errorf("%s is down", node)
+		}
+		near, far := net.Pipe()
+		go func() {
+			h, err := ReadHello(ctx, far)
+			if err != nil {
+				return
+			}
+			r.Accept(far, h)
+		}()
+		return near, nil
+	}
+}
+
+// wait polls until cond holds.
+func (c *testCluster) wait(what string, cond func() bool) {
+	c.t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-deadline:
+			for name, n := range c.nodes {
+				if n.resource != nil {
+					c.t.Logf("%s: %+v", name, n.resource.Status())
+				}
+			}
+			c.t.Fatalf("waited too long: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *testCluster) allInSync() bool {
+	for _, n := range c.nodes {
+		if n.resource == nil || n.resource.Status().DiskState != "UpToDate" {
+			return false
+		}
+	}
+	c.arbiter.mu.Lock()
+	defer c.arbiter.mu.Unlock()
+	return len(c.arbiter.conf.InSync) == len(c.nodes)
+}
+
+// waitCompletion turns a Completion into a channel.
+type waitCompletion chan error
+
+func (w waitCompletion) Complete(_ interface {
+	Defer(f interface{ Flush() })
+	More() bool
+}, err error) {
+	w <- err
+}
+
+func (c *testCluster) write(name string, off uint64, p []byte) {
+	c.t.Helper()
+	done := make(waitCompletion, 1)
+	c.nodes[name].resource.Volume().Write(p, off, false, nil, done)
+	select {
+	case err := <-done:
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		c.t.Fatalf("write hangs: %+v", c.nodes[name].resource.Status())
+	}
+}
+
+func (c *testCluster) flush(name string) {
+	c.t.Helper()
+	done := make(waitCompletion, 1)
+	c.nodes[name].resource.Volume().Flush(nil, done)
+	if err := <-done; err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *testCluster) promote(name string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := c.nodes[name].resource.Promote(ctx); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *testCluster) equal() {
+	c.t.Helper()
+	var first *testNode
+	for _, n := range c.nodes {
+		if first == nil {
+			first = n
+		}
+		if !bytes.Equal(first.disk.p, n.disk.p) {
+			c.t.Fatalf("%s and %s differ", first.name, n.name)
+		}
+	}
+}
+
+func randomBytes(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(rand.Uint32())
+	}
+	return p
+}
+
+func (c *testCluster) writeSome(name string, count int) {
+	c.t.Helper()
+	for range count {
+		c.write(name, uint64(rand.IntN(testDeviceBytes/bitmap.BlockBytes-8))*bitmap.BlockBytes, randomBytes(3*bitmap.BlockBytes))
+	}
+}
+
+func TestWritesReachEveryReplica(t *testing.T) {
+	c := newTestCluster(t, "a", "b", "c")
+	c.promote("a")
+	c.writeSome("a", 50)
+	c.flush("a")
+	c.equal()
+}
+
+func TestSecondaryCrashesAndReturns(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 20)
+	c.crash("b")
+	c.writeSome("a", 20)
+	c.start("b")
+	c.wait("b in sync again", c.allInSync)
+	c.writeSome("a", 20)
+	c.equal()
+}
+
+func TestPrimaryCrashesAndRollsBack(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 20)
+	c.crash("a")
+	copy(c.nodes["a"].disk.p[8192:], randomBytes(4096)) // a write that reached only the local disk
+	c.promote("b")
+	c.writeSome("b", 20)
+	c.start("a")
+	c.wait("a in sync again", c.allInSync)
+	c.writeSome("b", 20)
+	c.equal()
+}
+
+func TestOrderlyHandOverCopiesNothing(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 20)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := c.nodes["a"].resource.Demote(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c.promote("b")
+	c.writeSome("b", 20)
+	if !c.allInSync() {
+		t.Fatal("the in-sync set was not kept")
+	}
+	c.equal()
+}
