@@ -12,12 +12,11 @@ import (
 
 // simulatedLog is a ring on a medium, and what was promised of it.
 type simulatedLog struct {
-	g      geometry
-	w      *logWriter
-	ring   map[uint32][]byte // by position
-	hot    map[uint32]uint32 // slot to extent, as of the last sync
-	rng    *rand.Rand
-	before map[uint32]uint32
+	g    geometry
+	w    *logWriter
+	ring map[uint32][]byte // by position
+	hot  map[uint32]uint32 // slot to extent, as of the last sync
+	rng  *rand.Rand
 }
 
 func newSimulatedLog(extents int, rng *rand.Rand) *simulatedLog {

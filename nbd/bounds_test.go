@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"net"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +49,21 @@ func TestBackPressure(t *testing.T) {
 		if got, _ := tp.take(); len(got) != n*wire.SimpleReplyBytes {
 			t.Errorf("%d bytes of replies", len(got))
 		}
+	})
+}
+
+// Replies that wait for the end of a burst hold memory that the rest of the burst may need: the burst ends then.
+func TestBackPressureWithinABurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := startServer(t, directory{{Name: "r0", Device: nbdtest.NewMemory(1 << 20)}}, tight())
+		tp := mute(t, s)
+		s.reserve.take(tight().SharedBytes)
+		const n = 100
+		tp.send(bytes.Repeat(wire.Request{Command: wire.CmdFlush}.Append(nil), n))
+		if got, _ := tp.take(); len(got) != n*wire.SimpleReplyBytes {
+			t.Errorf("%d bytes of replies", len(got))
+		}
+		s.reserve.give(tight().SharedBytes)
 	})
 }
 
@@ -223,6 +240,48 @@ func TestRevocation(t *testing.T) {
 	})
 }
 
+// What the kernel has taken of a reply, but not delivered, does not arrive after the revocation either.
+func TestRevocationResetsConnection(t *testing.T) {
+	revoked := make(chan struct{})
+	s := startServer(t, directory{{Name: "r0", Device: nbdtest.NewMemory(64 << 20), Revoked: revoked}}, Config{})
+	client := newBareClient(t, "tcp", listen(t, s, "tcp"), wire.Request{Command: wire.CmdRead, Length: 32 << 20}, 1)
+	if _, err := client.conn.Write(client.requests); err != nil {
+		t.Fatal(err)
+	}
+	// The first bytes show that the reply is being sent; the socket can't hold all of it.
+	if n, err := readUntilClosed(client.conn, client.replies[:100]); n != 100 {
+		t.Fatal(err)
+	}
+	close(revoked)
+	n, err := readUntilClosed(client.conn, client.replies[100:])
+	if !errors.Is(err, syscall.ECONNRESET) || n >= 32<<20-100 {
+		t.Errorf("%d bytes more, then %v", n, err)
+	}
+}
+
+// A handover to the writer that it does not see any more holds up nothing.
+func TestHandoverAfterWriterHasEnded(t *testing.T) {
+	s := startServer(t, directory{}, Config{})
+	near, far := net.Pipe()
+	closeLater(t, near)
+	session := newSession(s, far)
+	stream, err := newStream(session, &Export{}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session.stream = stream
+	c, _ := session.ledger.tryCharge(minChargeBytes)
+	stream.reply(session.newRequest(wire.Request{Command: wire.CmdFlush}, c, 0), 0, "")
+	stream.Flush() // nobody listens to the wake
+	session.kill()
+	stream.abandon()
+	stream.takeBack()
+	<-stream.awaitIdle(1)
+	if held := session.ledger.heldBytes(); held != 0 {
+		t.Errorf("%d bytes held", held)
+	}
+}
+
 // Close answers what is in flight, reads nothing more, and ends when the device does.
 func TestCloseDrains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -360,6 +419,36 @@ func TestBlockStatus(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A metadata context counts for the export name that it was selected for, and only until the next selection.
+func TestContextIsBoundToItsSelection(t *testing.T) {
+	for name, c := range map[string]struct {
+		options [][]byte
+		want    wire.Errno
+	}{
+		"selected": {[][]byte{option(wire.OptSetMetaContext, metaData("", wire.BaseAllocation)...)}, 0},
+		"for another name": {[][]byte{option(wire.OptSetMetaContext, metaData("r0", wire.BaseAllocation)...)},
+			wire.EINVAL},
+		"replaced by nothing": {[][]byte{option(wire.OptSetMetaContext, metaData("", wire.BaseAllocation)...),
+			option(wire.OptSetMetaContext, metaData("")...)}, wire.EINVAL},
+		"replaced by a failure": {[][]byte{option(wire.OptSetMetaContext, metaData("", wire.BaseAllocation)...),
+			option(wire.OptSetMetaContext, 1, 2, 3)}, wire.EINVAL},
+		"only listed": {[][]byte{option(wire.OptListMetaContext, metaData("")...)}, wire.EINVAL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tp := newTape(t, startServer(t, directory{{Name: "r0", Device: nbdtest.NewMemory(1 << 20)}}, Config{}))
+				tp.send(opening(append([][]byte{option(wire.OptStructuredReply)}, c.options...)...))
+				tp.take()
+				tp.send(wire.Request{Command: wire.CmdBlockStatus, Length: 4096}.Append(nil))
+				got, _ := tp.take()
+				if a := (&replyReader{t, got}).next(0); a.errno != c.want {
+					t.Errorf("%v, want %v", a.errno, c.want)
+				}
+			})
+		})
+	}
 }
 
 // The reply stays within its bounds whatever the device says.

@@ -3,6 +3,7 @@ package nbd
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -25,7 +26,7 @@ func converse(t *testing.T, s *Server, p []byte) []byte {
 	heard := make(chan []byte)
 	go func() {
 		var b bytes.Buffer
-		if _, err := b.ReadFrom(client); err != nil && err != io.ErrClosedPipe {
+		if _, err := b.ReadFrom(client); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 			t.Error(err)
 		}
 		heard <- b.Bytes()
@@ -34,7 +35,7 @@ func converse(t *testing.T, s *Server, p []byte) []byte {
 		t.Fatal(err)
 	}
 	// A server that has had enough closes, so a failed write is no surprise.
-	if _, err := client.Write(p); err != nil && err != io.ErrClosedPipe {
+	if _, err := client.Write(p); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 		t.Error(err)
 	}
 	if held := s.Stats().InFlightBytes; held > s.cfg.ReservedBytes+s.cfg.ConnectionBytes {

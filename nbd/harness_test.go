@@ -3,6 +3,7 @@ package nbd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -186,7 +187,7 @@ func newTape(t testing.TB, s *Server) *tape {
 func (tp *tape) send(p []byte) {
 	go func() {
 		// The server may end the connection at any byte, which is for the test to see in what it gets.
-		if _, err := tp.conn.Write(p); err != nil && err != io.ErrClosedPipe {
+		if _, err := tp.conn.Write(p); err != nil && !errors.Is(err, io.ErrClosedPipe) {
 			tp.t.Error(err)
 		}
 	}()

@@ -312,7 +312,7 @@ func (s *Server) Stats() Stats {
 			stats.Negotiating++
 		}
 		if session.stream != nil {
-			stats.Counters.add(session.stream.counters())
+			stats.add(session.stream.counters())
 		}
 	}
 	return stats

@@ -83,7 +83,7 @@ func (s *session) negotiate() (*selection, error) {
 	if s.draining.Load() { // looked at after the deadline, which beginDraining sets after the flag, has been overwritten
 		return nil, errDraining
 	}
-	n := negotiation{session: s, tlsRequired: s.server.cfg.TLSRequired && !(s.local && s.server.cfg.TLSExemptLocal)}
+	n := negotiation{session: s, tlsRequired: s.server.cfg.TLSRequired && (!s.local || !s.server.cfg.TLSExemptLocal)}
 	chosen, err := n.run()
 	if err != nil {
 		return nil, err
@@ -114,6 +114,9 @@ func (s *session) transmit(chosen *selection) error {
 	}
 	t.readLoop()
 	s.drain(t)
+	if stream.isRevoked() {
+		s.reset()
+	}
 	s.kill()
 	cancel()
 	close(written)
@@ -209,14 +212,14 @@ func (s *session) beginDraining() {
 	}
 }
 
-// fail ends the connection because of an error on its sending side.
+// fail ends the connection because of an error on its sending side. One of them is the revocation, so it is a reset.
 func (s *session) fail(doing string, err error) {
 	select {
 	case <-s.stop:
 	default:
 		s.log.Info("connection failed", "doing", doing, "error", err)
 	}
-	s.kill()
+	s.reset()
 }
 
 // logEnd logs why a connection ended, quietly if somebody wanted it to.

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -232,7 +233,7 @@ func (s *stream) swap() {
 func (s *stream) send(rounds int, mayBlock bool) {
 	for round := 1; ; round++ {
 		switch err := s.transmit(mayBlock); {
-		case err == errWouldBlock:
+		case errors.Is(err, errWouldBlock):
 			s.handOver()
 			return
 		case err != nil:

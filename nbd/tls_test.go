@@ -222,10 +222,10 @@ func TestTLSForgetsWhatWasSaidBefore(t *testing.T) {
 	say(conn, option(wire.OptStartTLS), wire.OptionReplyHeaderBytes)
 	secure := tls.Client(conn, certs.client)
 	// A second STARTTLS is invalid; contexts need structured replies, which are forgotten.
-	for _, o := range []wire.Option{wire.OptStartTLS, wire.OptSetMetaContext} {
-		header, err := wire.DecodeOptionReplyHeader(say(secure, option(o), wire.OptionReplyHeaderBytes))
+	for _, o := range [][]byte{option(wire.OptStartTLS), option(wire.OptSetMetaContext, metaData("r0", wire.BaseAllocation)...)} {
+		header, err := wire.DecodeOptionReplyHeader(say(secure, o, wire.OptionReplyHeaderBytes))
 		if err != nil || header.Type != wire.RepErrInvalid {
-			t.Fatalf("%v: got %v, %v", o, header.Type, err)
+			t.Fatalf("%x: got %v, %v", o, header.Type, err)
 		}
 		if n, err := readUntilClosed(secure, make([]byte, header.Length)); n != int(header.Length) {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Storage is where Raft keeps its log, its vote and its snapshots. Close, if set, is called after the last use.
@@ -40,7 +41,7 @@ func openStorage(dir string, logger hclog.Logger) (*Storage, error) {
 		BoltOptions:             &bbolt.Options{Timeout: lockWait},
 		MsgpackUseNewTimeFormat: true,
 	})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("quorum: %s is in use by another process", path)
 	}
 	if err != nil {

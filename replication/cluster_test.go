@@ -33,13 +33,13 @@ func (d *memoryDisk) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func (d *memoryDisk) WriteDurableAt(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
-func (d *memoryDisk) Sync() error                                    { return nil }
-func (d *memoryDisk) Zero(off, n int64) error                        { return d.Punch(off, n) }
-func (d *memoryDisk) SizeBytes() int64                               { return int64(len(d.p)) }
-func (d *memoryDisk) Size() int64                                    { return int64(len(d.p)) }
-func (d *memoryDisk) Tag() (uint64, error)                           { return d.tag, nil }
-func (d *memoryDisk) SetTag(tag uint64) error                        { d.tag = tag; return nil }
-func (d *memoryDisk) Close() error                                   { return nil }
+func (d *memoryDisk) Sync() error                                     { return nil }
+func (d *memoryDisk) Zero(off, n int64) error                         { return d.Punch(off, n) }
+func (d *memoryDisk) SizeBytes() int64                                { return int64(len(d.p)) }
+func (d *memoryDisk) Size() int64                                     { return int64(len(d.p)) }
+func (d *memoryDisk) Tag() (uint64, error)                            { return d.tag, nil }
+func (d *memoryDisk) SetTag(tag uint64) error                         { d.tag = tag; return nil }
+func (d *memoryDisk) Close() error                                    { return nil }
 
 func (d *memoryDisk) Punch(off, n int64) error {
 	d.mu.Lock()

@@ -337,6 +337,3 @@ func verifyPayload(h *Header, p []byte) error {
 	}
 	return nil
 }
-
-// headerBuffered reports whether br holds a complete header, so that the next read does not wait.
-func headerBuffered(br *bufio.Reader) bool { return br.Buffered() >= HeaderBytes }

@@ -99,7 +99,7 @@ func TestFrameRoundTrip(t *testing.T) {
 					t.Fatalf("%s: payload %q, %v", h.Type, payload, err)
 				}
 			}
-			if err := readHeader(br, new(Header)); err != io.EOF {
+			if err := readHeader(br, new(Header)); !errors.Is(err, io.EOF) {
 				t.Errorf("end of the stream is %v", err)
 			}
 		})
@@ -116,7 +116,7 @@ func TestFrameStreamThatEndsWithinAFrame(t *testing.T) {
 		if err == nil {
 			err = readPayload(br, &h, make([]byte, h.PayloadLength))
 		}
-		if err != io.ErrUnexpectedEOF {
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("cut at %d: %v", cut, err)
 		}
 	}
@@ -169,7 +169,7 @@ func TestDecodeHeaderErrors(t *testing.T) {
 			}
 		})
 	}
-	if _, err := DecodeHeader(make([]byte, HeaderBytes-1)); err != io.ErrUnexpectedEOF {
+	if _, err := DecodeHeader(make([]byte, HeaderBytes-1)); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("a short header: %v", err)
 	}
 }

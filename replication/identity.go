@@ -6,7 +6,7 @@ import "fmt"
 func (r *Resource) helloTo(l *link) hello {
 	sb := r.superblock()
 	h := hello{
-		Version: ProtocolVersion, ClusterID: r.cfg.ClusterID, Resource: r.learned.Resource, ResourceID: r.learned.ResourceID,
+		Version: ProtocolVersion, ClusterID: r.cfg.ClusterID, Resource: r.name, ResourceID: r.id,
 		From: r.cfg.Node, To: l.node, Incarnation: r.cfg.Incarnation, BootID: r.cfg.BootID,
 		Role: r.role(), DiskState: r.diskState(), SizeBytes: r.learned.SizeBytes, Volumes: 1,
 		Promised: sb.Promised, DataGeneration: sb.DataGeneration, LastInSync: sb.LastInSync,
@@ -29,7 +29,7 @@ func (r *Resource) checkHello(theirs *hello) error {
 			ErrRefused, theirs.From, theirs.Version, ProtocolVersion)
 	case theirs.ClusterID != r.cfg.ClusterID:
 		return fmt.Errorf("%w: %s belongs to another cluster", ErrRefused, theirs.From)
-	case [16]byte(theirs.ResourceID) != r.learned.ResourceID:
+	case [16]byte(theirs.ResourceID) != r.id:
 		return fmt.Errorf("%w: %s has another resource of the name %s", ErrRefused, theirs.From, theirs.Resource)
 	case theirs.To != r.cfg.Node:
 		return fmt.Errorf("%w: %s wanted %s, this is %s", ErrRefused, theirs.From, theirs.To, r.cfg.Node)

@@ -222,11 +222,11 @@ func (r *Resource) accept(conn net.Conn, theirs hello) error {
 	l := r.links[theirs.From]
 	switch {
 	case l == nil:
-		return fmt.Errorf("%s holds no replica of %s", theirs.From, r.learned.Resource)
+		return fmt.Errorf("%s holds no replica of %s", theirs.From, r.name)
 	case r.closing:
 		return fmt.Errorf("%s is shutting down", r.cfg.Node)
 	case l.standAlone:
-		return fmt.Errorf("%s is StandAlone towards %s: duet connect %s", r.cfg.Node, l.node, r.learned.Resource)
+		return fmt.Errorf("%s is StandAlone towards %s: duet connect %s", r.cfg.Node, l.node, r.name)
 	}
 	if err := r.checkHello(&theirs); err != nil {
 		return err
@@ -369,7 +369,7 @@ func (l *link) releaseOrphans(err error) {
 // adoptFrom takes a configuration from the Primary's session.
 func (r *Resource) adoptFrom(s *session, conf Configuration) error {
 	switch {
-	case conf.ResourceID != r.learned.ResourceID || conf.Primary != s.peer || conf.PrimaryIncarnation != s.hello.Incarnation:
+	case conf.ResourceID != r.id || conf.Primary != s.peer || conf.PrimaryIncarnation != s.hello.Incarnation:
 		return fmt.Errorf("%s sent a configuration that is not its own", s.peer)
 	case r.serving || conf.Generation < r.adopted.Generation:
 		return fmt.Errorf("%s acts in generation %d, this node in %d", s.peer, conf.Generation, r.adopted.Generation)

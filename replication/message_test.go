@@ -51,7 +51,7 @@ func TestMessageGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(&out, "%s: %s\n%s\n\n", example.t, example.name, payload)
-		decoded := reflect.New(reflect.TypeOf(example.m).Elem()).Interface().(message) //nolint:errcheck // a new value of the same type
+		decoded := reflect.New(reflect.TypeOf(example.m).Elem()).Interface().(message)
 		if err := decodeMessage(example.t, payload, decoded); err != nil || !reflect.DeepEqual(decoded, example.m) {
 			t.Errorf("%s: decoded %+v, %v", example.name, decoded, err)
 		}

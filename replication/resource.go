@@ -19,6 +19,8 @@ import (
 // wants. Nothing in it waits for a peer or for the arbiter: proposals run beside it and post their result.
 type Resource struct {
 	cfg    Config
+	name   string
+	id     [16]byte
 	log    *slog.Logger
 	volume *Volume
 
@@ -62,7 +64,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 	if conf.replica(cfg.Node) == nil {
 		return nil, fmt.Errorf("resource %s has no replica on %s", conf.Resource, cfg.Node)
 	}
-	r := &Resource{cfg: cfg, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
+	r := &Resource{cfg: cfg, name: conf.Resource, id: conf.ResourceID, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
 		failure: "no disk is attached", links: map[string]*link{}, events: mailbox{wake: make(chan struct{}, 1)}}
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
 	r.volume.failed = func(err error) { r.post(func() { r.diskFailed(err) }) }
@@ -160,7 +162,7 @@ func (r *Resource) Serving() bool {
 
 func (r *Resource) emit(kind, peer, to, reason string) {
 	r.log.Info(kind, "peer", peer, "state", to, "reason", reason, "generation", r.adopted.Generation)
-	r.cfg.Emit(Event{Time: time.Now(), Resource: r.learned.Resource, Kind: kind, Peer: peer, To: to, Reason: reason,
+	r.cfg.Emit(Event{Time: time.Now(), Resource: r.name, Kind: kind, Peer: peer, To: to, Reason: reason,
 		Generation: r.adopted.Generation})
 }
 

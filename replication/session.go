@@ -2,7 +2,6 @@ package replication
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -276,15 +275,4 @@ func (s *session) sendFrame(h Header, payload []byte) {
 	s.dataWriter.append(&s.header, payload)
 	s.volume.mu.Unlock()
 	s.dataWriter.Flush()
-}
-
-// leave says goodbye and ends the session once that is sent or ctx is over.
-func (s *session) leave(ctx context.Context, reason string) {
-	s.sendFrame(Header{Type: FrameGoodbye}, []byte(reason))
-	limit := s.resource.cfg.Timing.PeerTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline))
-	}
-	s.dataWriter.drain(limit)
-	s.fail(errGoodbye)
 }

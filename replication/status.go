@@ -50,14 +50,14 @@ type ResyncStatus struct {
 func (r *Resource) Status() Status {
 	var st Status
 	if err := r.call(r.ctx, func() { st = r.status() }); err != nil {
-		return Status{Resource: r.learned.Resource, Role: "Secondary", DiskState: "Diskless", Reason: err.Error()}
+		return Status{Resource: r.name, Role: "Secondary", DiskState: "Diskless", Reason: err.Error()}
 	}
 	return st
 }
 
 func (r *Resource) status() Status {
 	v := r.volume
-	st := Status{Resource: r.learned.Resource, Role: r.role(), DiskState: r.diskState(), Generation: r.adopted.Generation,
+	st := Status{Resource: r.name, Role: r.role(), DiskState: r.diskState(), Generation: r.adopted.Generation,
 		SizeBytes: r.learned.SizeBytes, Reason: r.reason, Serving: r.serving,
 		ReadBytes: v.stats.readBytes.Load(), WrittenBytes: v.stats.writtenBytes.Load(), UpperPending: v.stats.upperPending.Load()}
 	if r.local != nil {
@@ -164,7 +164,7 @@ func (r *Resource) setStandAlone(peer string, alone bool) error {
 		}
 	})
 	if err == nil && !found {
-		return fmt.Errorf("%w: %s is no peer of %s", ErrRefused, peer, r.learned.Resource)
+		return fmt.Errorf("%w: %s is no peer of %s", ErrRefused, peer, r.name)
 	}
 	return err
 }

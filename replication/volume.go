@@ -82,8 +82,7 @@ type Volume struct {
 	touched   bool      // the transfer log has grown since the last look
 	sealedAt  time.Time // when the last barrier began
 
-	idle    []chan struct{} // closed when no request is started
-	applied sync.Cond       // a session's last request was applied
+	applied sync.Cond // a session's last request was applied
 
 	stats volumeStats
 }
@@ -346,7 +345,6 @@ func (v *Volume) finish(r *request, b Batch) {
 		v.inClosing--
 		send = v.advanceBarrierLocked()
 	}
-	v.signalIdleLocked()
 	if r.origin != nil {
 		v.finishApplyLocked(r, b)
 	} else {
@@ -393,27 +391,6 @@ func (v *Volume) count(r *request) {
 		v.stats.writes.Add(1)
 		v.stats.writtenBytes.Add(r.lengthBytes)
 	}
-}
-
-// signalIdleLocked wakes who waits for all started requests to finish.
-func (v *Volume) signalIdleLocked() {
-	if v.inOpen+v.inClosing > 0 {
-		return
-	}
-	for _, ch := range v.idle {
-		close(ch)
-	}
-	v.idle = v.idle[:0]
-}
-
-// idleChannel is closed when no request is started.
-func (v *Volume) idleChannel() <-chan struct{} {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	ch := make(chan struct{})
-	v.idle = append(v.idle, ch)
-	v.signalIdleLocked()
-	return ch
 }
 
 // close waits for the workers; no request may be submitted any more.

@@ -108,7 +108,7 @@ func sinkFrames(conn net.Conn, seen func(h *Header, payload []byte) error) error
 	var h Header
 	for {
 		if err := readHeader(br, &h); err != nil {
-			if err == io.EOF {
+			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err

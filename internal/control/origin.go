@@ -29,6 +29,6 @@ func WithOrigin(ctx context.Context, o Origin) context.Context {
 
 // originOf returns the zero Origin, which may do nothing, for a context without one.
 func originOf(ctx context.Context) Origin {
-	o, _ := ctx.Value(originKey{}).(Origin) //nolint:errcheck // the missing Origin is the zero one on purpose
+	o, _ := ctx.Value(originKey{}).(Origin) // without one it is the zero Origin
 	return o
 }

@@ -373,7 +373,7 @@ func TestExtents(t *testing.T) {
 		})
 	}
 	stop := errors.New("enough")
-	if err := d.Extents(0, 16*mib, func(int64, bool) error { return stop }); err != stop {
+	if err := d.Extents(0, 16*mib, func(int64, bool) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("the error of emit became %v", err)
 	}
 }

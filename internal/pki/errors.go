@@ -40,11 +40,11 @@ func Explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &authority):
-		return fmt.Errorf("%w (%v)", ErrOtherCluster, err)
+		return fmt.Errorf("%w (%w)", ErrOtherCluster, err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Errorf("its certificate is not valid now; compare the clocks of both machines (%w)", err)
 	case strings.Contains(err.Error(), "first record does not look like a TLS handshake"):
-		return fmt.Errorf("%w (%v)", ErrNoTLS, err)
+		return fmt.Errorf("%w (%w)", ErrNoTLS, err)
 	}
 	return explainAlert(err)
 }
@@ -65,7 +65,7 @@ func explainAlert(err error) error {
 		"bad certificate":               "it is not meant for this",
 	} {
 		if strings.Contains(text, alert) {
-			return fmt.Errorf("%w: %s (%v)", ErrRefusedByPeer, reason, err)
+			return fmt.Errorf("%w: %s (%w)", ErrRefusedByPeer, reason, err)
 		}
 	}
 	return err

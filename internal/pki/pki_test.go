@@ -204,6 +204,14 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// clientError meets and returns what the client says of it.
+func clientError(t *testing.T, server, client *tls.Config) error {
+	t.Helper()
+	served, err := meet(t, server, client)
+	t.Log("server:", served)
+	return err
+}
+
 // TestForgedServer has a stranger show our CA's certificate, which is no secret,
 // behind a leaf of its own.
 func TestForgedServer(t *testing.T) {
@@ -212,9 +220,9 @@ func TestForgedServer(t *testing.T) {
 	forged.certificate.Certificate[1] = ours.certificate.Raw
 	server := must[*tls.Config](t)(ServerConfig(forged))
 	server.ClientAuth = tls.RequestClientCert
-	_, err := meet(t, server, JoinClientConfig(ours.token(t, time.Hour)))
+	err := clientError(t, server, JoinClientConfig(ours.token(t, time.Hour)))
 	wantError(t, Explain(err), ErrOtherCluster)
-	_, err = meet(t, server, must[*tls.Config](t)(ClientConfig(ours.node(t, "b", KindData), "a")))
+	err = clientError(t, server, must[*tls.Config](t)(ClientConfig(ours.node(t, "b", KindData), "a")))
 	wantError(t, Explain(err), ErrOtherCluster)
 }
 
@@ -225,9 +233,9 @@ func TestNotAServer(t *testing.T) {
 	for _, pretender := range []tls.Certificate{ca.client(t, "a"), ca.token(t, time.Hour).certificate} {
 		pretender.Certificate = append(pretender.Certificate, ca.certificate.Raw)
 		server := &tls.Config{Certificates: []tls.Certificate{pretender}, MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert}
-		_, err := meet(t, server, must[*tls.Config](t)(ClientConfig(ca.node(t, "b", KindData), "")))
+		err := clientError(t, server, must[*tls.Config](t)(ClientConfig(ca.node(t, "b", KindData), "")))
 		wantError(t, err, nil)
-		_, err = meet(t, server, JoinClientConfig(ca.token(t, time.Hour)))
+		err = clientError(t, server, JoinClientConfig(ca.token(t, time.Hour)))
 		wantError(t, err, nil)
 	}
 }
@@ -267,7 +275,7 @@ func TestExplainNoTLS(t *testing.T) {
 	if err := errors.Join(<-answered, conn.Close(), listener.Close()); err != nil {
 		t.Error(err)
 	}
-	if Explain(nil) != nil || Explain(io.EOF) != io.EOF {
+	if Explain(nil) != nil || !errors.Is(Explain(io.EOF), io.EOF) {
 		t.Error("what needs no explanation is changed")
 	}
 }
