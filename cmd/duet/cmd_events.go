@@ -38,7 +38,7 @@ func (p *program) eventsCommand() *cli.Command {
 func (p *program) followEvents(c *cli.Context, request control.EventsRequest, show func(control.Event) error) error {
 	return withClient(c, func(client *control.Client) error {
 		err := client.Events(c.Context, request, show)
-		if err == nil && c.Context.Err() == nil {
+		if err == nil && c.Err() == nil {
 			err = control.Errorf(control.CodeUnreachable, "the daemon has ended")
 		}
 		return endedByOperator(c.Context, err)

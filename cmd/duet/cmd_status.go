@@ -83,7 +83,7 @@ func (p *program) watch(c *cli.Context, show func() error) error {
 	for {
 		err := show()
 		switch failure := control.AsError(err); {
-		case c.Context.Err() != nil:
+		case c.Err() != nil:
 			return nil
 		case err == nil:
 		case failure.Code == control.CodeUnreachable && !c.Bool("json"):
@@ -95,7 +95,7 @@ func (p *program) watch(c *cli.Context, show func() error) error {
 		}
 		select {
 		case <-ticker.C:
-		case <-c.Context.Done():
+		case <-c.Done():
 			return nil
 		}
 	}
