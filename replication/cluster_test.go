@@ -341,8 +341,10 @@ func TestPrimaryCrashesAndRollsBack(t *testing.T) {
 	c := newTestCluster(t, "a", "b")
 	c.promote("a")
 	c.writeSome("a", 20)
+	c.write("a", 4096, randomBytes(4096)) // makes the extent hot, as every write to it would
 	c.crash("a")
 	copy(c.nodes["a"].disk.p[8192:], randomBytes(4096)) // a write that reached only the local disk
+	c.wait("b notices", func() bool { return c.nodes["b"].resource.Status().Peers[0].ConnectionState != "Connected" })
 	c.promote("b")
 	c.writeSome("b", 20)
 	c.start("a")
