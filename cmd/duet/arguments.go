@@ -26,7 +26,7 @@ func flagsFirst(app *cli.App, line []string) []string {
 			rest = s.flag(rest)
 			continue
 		}
-		if command := find(commands, word); command != nil && len(s.positional) == 0 {
+		if command := find(commands, word); command != nil {
 			s.names, s.command, commands = append(s.names, word), command, command.Subcommands
 		} else {
 			s.positional = append(s.positional, word)

@@ -17,7 +17,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	stream := &eventStream{w: w, out: http.NewResponseController(w)}
 	err := s.node.Events(ctx, request, stream.emit)
 	if err == nil {
-		err = stream.end()
+		err = stream.begin()
 	}
 	switch {
 	case err == nil || ctx.Err() != nil:
@@ -50,14 +50,7 @@ func (e *eventStream) begin() error {
 	return e.out.Flush()
 }
 
-// end lifts the deadline of the last write: the connection may serve further requests.
-func (e *eventStream) end() error {
-	if err := e.begin(); err != nil {
-		return err
-	}
-	return e.out.SetWriteDeadline(time.Time{})
-}
-
+// emit sends one event. net/http lifts the deadline before the connection's next request.
 func (e *eventStream) emit(event Event) error {
 	line, err := json.Marshal(event)
 	if err != nil {

@@ -13,6 +13,7 @@ type fakeNode struct {
 	failure error
 	ready   Health
 	entered chan struct{} // not nil: Status announces itself here, then waits for its context
+	slow    time.Duration // what Token takes
 	follow  chan Event    // what Events emits after its fixed event when it is to follow
 }
 
@@ -119,7 +120,12 @@ func fakeEvent(sequence uint64) Event {
 	return Event{Sequence: sequence, Time: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Node: "a", Resource: "r0", Kind: "role"}
 }
 
-func (f *fakeNode) Token(_ context.Context, r *TokenRequest) (*Token, error) {
+func (f *fakeNode) Token(ctx context.Context, r *TokenRequest) (*Token, error) {
+	select {
+	case <-time.After(f.slow):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	return &Token{Token: "duet1-x"}, f.ask("Token", *r)
 }
 

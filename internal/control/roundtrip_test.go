@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -203,17 +205,64 @@ func TestEventsAbandoned(t *testing.T) {
 	}
 }
 
-// The connection of a finished event stream serves further requests: no deadline is left on it.
-func TestConnectionAfterEvents(t *testing.T) {
-	client, _ := serve(t, &fakeNode{}, Origin{Kind: OriginLocal})
-	for range 3 {
-		if err := client.Events(t.Context(), EventsRequest{}, func(Event) error { return nil }); err != nil {
-			t.Fatal(err)
-		}
-		if err := only(client.Status(t.Context())); err != nil {
-			t.Fatal(err)
-		}
+// pipeListener hands out the ends of pipes.
+type pipeListener struct {
+	ends   chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *pipeListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.ends:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
 	}
+}
+
+func (l *pipeListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
+
+// The time limits of receiving a request and of sending an event are those of these alone: a call may take longer than
+// its body may, and the connection serves further requests much later.
+func TestTimeLimitsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server, err := NewServer(ServerConfig{Node: &fakeNode{slow: 2 * bodyTimeout}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener := &pipeListener{ends: make(chan net.Conn), closed: make(chan struct{})}
+		served := make(chan error, 1)
+		go func() { served <- server.Serve(listener, LocalOrigin) }()
+		dials := 0
+		client := NewClient(func(context.Context) (net.Conn, error) {
+			dials++
+			here, there := net.Pipe()
+			listener.ends <- there
+			return here, nil
+		})
+		for range 3 {
+			if err := client.Events(t.Context(), EventsRequest{}, func(Event) error { return nil }); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(eventWriteTimeout + time.Second) // of the bubble's clock
+			if err := only(client.Token(t.Context(), &TokenRequest{TTL: Duration(time.Hour)})); err != nil {
+				t.Error(err)
+			}
+		}
+		if dials != 1 {
+			t.Errorf("%d connections were needed", dials)
+		}
+		client.Close()
+		if err := errors.Join(server.Close(t.Context()), <-served); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A request that takes too long is cancelled on both sides and reported as such.
