@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"net/http"
 	"time"
 )
@@ -120,18 +121,14 @@ func post[In, Out any](call func(*http.Request, *In) (Out, error)) http.HandlerF
 	}
 }
 
-// receive reads the body in bounded time. The deadline is lifted again, since a deadline left on the connection would
-// end the request's context in the middle of the call.
+// receive reads the body in bounded time. The deadline is for that alone: once the end of the body has been read,
+// net/http lifts it, and goes on reading only to notice a client that goes away.
 func receive(w http.ResponseWriter, r *http.Request, into any) error {
-	deadlines := http.NewResponseController(w)
-	supported := deadlines.SetReadDeadline(time.Now().Add(bodyTimeout)) == nil
-	if err := decodeRequest(r.Body, into); err != nil {
+	err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout))
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
-	if supported {
-		return deadlines.SetReadDeadline(time.Time{})
-	}
-	return nil
+	return decodeRequest(r.Body, into)
 }
 
 func answer(w http.ResponseWriter, out any, err error) {
