@@ -9,7 +9,8 @@ type barrier struct {
 	volume  *Volume
 	epoch   uint64
 	flushes []*request
-	waiting map[*session]struct{} // peers that have not answered
+	asked   []*session            // the peers that it was sent to: what is stable is theirs to retire, not a later leg's
+	waiting map[*session]struct{} // those that have not answered
 	local   localBarrier
 	origin  *session // on a Secondary: who asked
 }
@@ -29,7 +30,7 @@ func (v *Volume) wantBarrierLocked() []*frameWriter {
 		v.wanted = true
 		return nil
 	}
-	bar := &barrier{volume: v, epoch: v.epoch, flushes: v.flushes, waiting: map[*session]struct{}{}}
+	bar := &barrier{volume: v, epoch: v.epoch, flushes: v.flushes, asked: v.legs, waiting: map[*session]struct{}{}}
 	v.flushes, v.wanted = nil, false
 	v.stats.barriers.Add(1)
 	v.sealEpochLocked(bar)
@@ -105,7 +106,10 @@ func (v *Volume) endBarrierLocked(bar *barrier) []*frameWriter {
 	}
 	var send []*frameWriter
 	v.retireLocked(bar.epoch)
-	for _, s := range v.legs {
+	for _, s := range bar.asked {
+		if s.closed {
+			continue
+		}
 		h := Header{Type: FrameStable, Generation: v.generation, Epoch: bar.epoch}
 		s.dataWriter.append(&h, nil)
 		s.clearSealedLocked()

@@ -337,6 +337,20 @@ func TestSecondaryCrashesAndReturns(t *testing.T) {
 	c.equal()
 }
 
+func TestResyncEndsUnderConstantWrites(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 20)
+	c.crash("b")
+	c.writeSome("a", 20)
+	c.start("b")
+	c.wait("b in sync again", func() bool {
+		c.writeSome("a", 5)
+		return c.allInSync()
+	})
+	c.equal()
+}
+
 func TestPrimaryCrashesAndRollsBack(t *testing.T) {
 	c := newTestCluster(t, "a", "b")
 	c.promote("a")

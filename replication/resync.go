@@ -142,19 +142,27 @@ func (s *session) sourceStart(full, known bool) error {
 			return err
 		}
 	}
-	s.volume.mu.Lock()
-	s.resync.role = resyncSource
-	s.volume.mu.Unlock()
-	if err := s.sendMessage(h, &resyncMessage{DirtyBlocks: store.DirtyBlocks(s.slot)}); err != nil {
+	payload, err := encodeMessage(h.Type, &resyncMessage{DirtyBlocks: store.DirtyBlocks(s.slot)})
+	if err != nil {
 		return err
 	}
+	h.setPayload(payload)
+	// Every write from here on follows ResyncStart on the same connection, so the target is durably Inconsistent before
+	// it applies one; and none can fall between the bitmap that is sent and the writes that are.
+	s.volume.mu.Lock()
+	s.resync.role = resyncSource
+	s.header = h
+	s.dataWriter.append(&s.header, payload)
+	s.volume.addLegLocked(s)
+	s.volume.mu.Unlock()
+	s.dataWriter.Flush()
 	if known && !full {
 		return s.sendBitmap(store)
 	}
 	return nil
 }
 
-// sourceReady: the target is durably Inconsistent. From here on it gets every write, before its first request.
+// sourceReady: both ends have the union of the bits, and the target asks for blocks from here on.
 func (s *session) sourceReady() error {
 	v := s.volume
 	v.mu.Lock()
@@ -164,7 +172,6 @@ func (s *session) sourceReady() error {
 	}
 	s.resync.running, s.resync.started = true, time.Now()
 	s.resync.total = v.local.store.DirtyBlocks(s.slot) * bitmap.BlockBytes
-	v.addLegLocked(s)
 	s.resource.post(func() { s.resource.resyncBegan(s) })
 	return nil
 }
