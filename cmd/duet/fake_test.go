@@ -20,7 +20,6 @@ type fakeNode struct {
 	created *control.ResourceCreateRequest
 	peer    string
 	joined  *control.JoinRequest
-	reply   *control.JoinReply
 	hang    bool
 }
 
@@ -88,11 +87,6 @@ func (f *fakeNode) Token(context.Context, *control.TokenRequest) (*control.Token
 
 func (f *fakeNode) NodeList(context.Context) ([]control.NodeInfo, error) {
 	return []control.NodeInfo{{Name: "n1", Kind: control.KindData, Self: true, Voter: true}}, f.failure
-}
-
-func (f *fakeNode) Join(_ context.Context, _ string, r *control.JoinRequest) (*control.JoinReply, error) {
-	f.joined = r
-	return f.reply, f.failure
 }
 
 // serve starts a daemon that is nothing but its control socket, and returns its directory.
