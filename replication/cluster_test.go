@@ -118,6 +118,7 @@ type testCluster struct {
 	arbiter *recordArbiter
 	mu      sync.Mutex
 	nodes   map[string]*testNode
+	emit    func(Event) // nil: none
 }
 
 const testDeviceBytes = 32 << 20
@@ -161,7 +162,7 @@ func (c *testCluster) start(name string) {
 	c.t.Helper()
 	n := c.nodes[name]
 	n.incarnation++
-	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialer(),
+	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialer(), Emit: c.emit,
 		Timing: Timing{PingInterval: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, ConnectGrace: 5 * time.Second,
 			IdleBarrier: 50 * time.Millisecond}}
 	c.arbiter.mu.Lock()

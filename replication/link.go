@@ -38,8 +38,9 @@ type link struct {
 
 // pendingAccept is an accepted data connection.
 type pendingAccept struct {
-	conn  net.Conn
-	hello hello
+	conn   net.Conn
+	hello  hello
+	answer hello // what this node said of itself
 }
 
 func newLink(r *Resource, replica Replica) *link {
@@ -108,7 +109,7 @@ func (l *link) dial(mine hello) error {
 	if err != nil {
 		return errors.Join(err, data.Close())
 	}
-	r.post(func() { l.install(theirs, data, ack) })
+	r.post(func() { l.install(&mine, theirs, data, ack) })
 	return nil
 }
 
@@ -244,7 +245,7 @@ func (r *Resource) accept(conn net.Conn, theirs hello) error {
 	}
 	half := l.half
 	l.half = nil
-	return l.reply(pending, func() { l.install(half.hello, half.conn, conn) })
+	return l.reply(pending, func() { l.install(&half.answer, half.hello, half.conn, conn) })
 }
 
 func (l *link) replaceWaiting(pending *pendingAccept) {
@@ -273,6 +274,7 @@ func (l *link) reply(pending *pendingAccept, then func()) error {
 	r := l.resource
 	answer := &helloReply{hello: r.helloTo(l)}
 	answer.SessionID, answer.Kind = pending.hello.SessionID, pending.hello.Kind
+	pending.answer = answer.hello
 	if pending.hello.Kind == dataConnection {
 		then() // before the answer, so that the ack connection finds it
 		then = func() {}
@@ -291,10 +293,24 @@ func (l *link) reply(pending *pendingAccept, then func()) error {
 	return nil
 }
 
+// stillTrue reports whether what this node said of itself during the handshake holds. One change does no harm: that the
+// peer became Primary after a time without one, and this node stayed in sync.
+func (r *Resource) stillTrue(mine, theirs *hello) bool {
+	if mine.Role == r.role() && mine.Promised == r.superblock().Promised {
+		return true
+	}
+	return !r.serving && theirs.PrimarySince == mine.Promised+1 && r.adopted.PrimarySince == theirs.PrimarySince &&
+		r.adopted.Primary == theirs.From && r.adopted.inSync(r.cfg.Node)
+}
+
 // install begins a session.
-func (l *link) install(theirs hello, data, ack net.Conn) {
+func (l *link) install(mine *hello, theirs hello, data, ack net.Conn) {
 	r := l.resource
-	if l.session != nil || l.standAlone || l.lost || r.closing {
+	if l.session != nil || l.standAlone || l.lost || r.closing || !r.stillTrue(mine, &theirs) {
+		select {
+		case l.wake <- struct{}{}: // the next attempt says what is so now
+		default:
+		}
 		if err := errors.Join(data.Close(), ack.Close()); err != nil {
 			r.log.Debug("close connection", "peer", l.node, "error", err)
 		}
@@ -377,7 +393,7 @@ func (r *Resource) adoptFrom(s *session, conf Configuration) error {
 	if conf.Generation > r.learned.Generation {
 		r.learned = conf
 	}
-	if !conf.samePrimary(&r.adopted) {
+	if !conf.samePrimary(&r.adopted) && (!r.begunBy(s, &conf) || !r.mayAdopt()) {
 		return fmt.Errorf("generation %d has another Primary; the session begins anew", conf.Generation)
 	}
 	if conf.Generation > r.adopted.Generation {

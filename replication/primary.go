@@ -68,7 +68,7 @@ func (r *Resource) begin(l *link, s *session) {
 // resyncBegan notes progress; the source has every bit from now on.
 func (r *Resource) resyncBegan(s *session) {
 	if l := r.links[s.peer]; l != nil && l.session == s {
-		l.known = true
+		l.known = r.serving // a target learns nothing of what the source may have changed
 		r.emit("resync", s.peer, "running", fmt.Sprintf("%d KiB out of sync", r.outOfSync(l.slot)/1024))
 	}
 }
@@ -76,7 +76,7 @@ func (r *Resource) resyncBegan(s *session) {
 // resyncScanned: everything that the target asked for is durable there. With no bit left it is added to the set.
 func (r *Resource) resyncScanned(s *session) {
 	l := r.links[s.peer]
-	if l == nil || l.session != s || !r.serving || r.local == nil {
+	if l == nil || l.session != s || !r.serving || r.local == nil || r.adopted.inSync(s.peer) {
 		return
 	}
 	if left := r.local.store.DirtyBlocks(l.slot); left > 0 {
@@ -108,7 +108,7 @@ func (r *Resource) propose() {
 		return
 	}
 	for _, l := range r.links {
-		if l.adding && l.session != nil {
+		if l.adding && l.session != nil && !r.adopted.inSync(l.node) {
 			p.Kind, p.Target, p.TargetIncarnation = ProposeAdd, l.node, l.session.hello.Incarnation
 			p.TargetPromised = r.adopted.Generation
 			r.start(p)

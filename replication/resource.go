@@ -199,12 +199,19 @@ func (r *Resource) mayAdopt() bool {
 	}
 	idle := true
 	for _, l := range r.links {
-		if l.session != nil {
+		if l.session != nil && !r.begunBy(l.session, &r.learned) {
 			l.session.fail(fmt.Errorf("generation %d has another Primary", r.learned.Generation))
 			idle = false
 		}
 	}
 	return idle
+}
+
+// begunBy reports whether a session is of the Primary that conf names, opened in that role, after a time without any
+// Primary: then nothing of an earlier one can come through it, nor lie in the transfer log, and it stays.
+func (r *Resource) begunBy(s *session, conf *Configuration) bool {
+	return r.adopted.Primary == "" && s.peer == conf.Primary && s.hello.Incarnation == conf.PrimaryIncarnation &&
+		s.hello.PrimarySince == conf.PrimarySince
 }
 
 // adopt promises conf durably and acts in it. Before the promise the ranges that are not stable become bits towards
@@ -234,6 +241,9 @@ func (r *Resource) adopt(conf Configuration) {
 	if mine && !r.serving {
 		r.serving = true
 		r.graceEnd = time.Now().Add(r.cfg.Timing.ConnectGrace)
+		for _, l := range r.links {
+			l.known = false // whoever was Primary before may have written what nobody else has
+		}
 		r.emit("role", "", "Primary", "promoted in generation "+fmt.Sprint(conf.Generation))
 	}
 	if conf.Primary != old.Primary && !mine {

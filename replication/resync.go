@@ -52,7 +52,7 @@ func (s *session) sealWrittenLocked() {
 	st := &s.resync
 	st.sealed = append(st.sealed, st.written...)
 	st.written = st.written[:0]
-	st.final = st.scanned
+	st.final = st.scanned && len(st.reading) == 0
 }
 
 // clearSealedLocked clears the bits of what the barrier made durable.
@@ -239,15 +239,30 @@ func (s *session) sourceWritten(h *Header, text []byte) error {
 	delete(s.resync.reading, h.Seq)
 	s.resync.written = append(s.resync.written, span{r.offsetBytes, r.lengthBytes})
 	s.resync.done += r.lengthBytes
+	last := s.resync.scanned && len(s.resync.reading) == 0
 	v.releaseLocked(r, nil)
+	if last {
+		s.finishResync()
+	}
 	return nil
 }
 
-// sourceScanned: the target has asked for every bit and written every block; a last barrier makes them durable.
+// sourceScanned: the target has asked for every bit and written every block. That it has written the last ones comes by
+// the other connection, and may be yet to come.
 func (s *session) sourceScanned() {
+	s.volume.mu.Lock()
+	s.resync.scanned = true
+	last := len(s.resync.reading) == 0
+	s.volume.mu.Unlock()
+	if last {
+		s.finishResync()
+	}
+}
+
+// finishResync begins the barrier that makes the last blocks durable.
+func (s *session) finishResync() {
 	v := s.volume
 	v.mu.Lock()
-	s.resync.scanned = true
 	send := v.wantBarrierLocked()
 	v.mu.Unlock()
 	flushWriters(send)

@@ -204,3 +204,6 @@ func (r *bitmapRegion) Sync() error { return r.metadata.Sync() }
 
 // Size is the length of the region in bytes.
 func (r *bitmapRegion) Size() int64 { return r.layout.BitmapBytes }
+
+// Wipe makes metadata unrecognizable, durably: nothing here is a replica any more.
+func Wipe(meta MetadataFile) error { return wipeSuperblock(meta) }

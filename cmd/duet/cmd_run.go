@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
 	"duet/internal/config"
 	"duet/internal/control"
+	"duet/internal/node"
 )
 
 func (p *program) runCommand() *cli.Command {
@@ -31,7 +33,7 @@ needs a resync. It logs to stderr. Where systemd started it, it says when it is 
 			if err != nil {
 				return err
 			}
-			return runDaemon(c.Context, nodeDir(c), logger)
+			return p.runDaemon(c.Context, nodeDir(c), logger)
 		},
 	}
 }
@@ -53,10 +55,15 @@ func newLogger(c *cli.Context, to io.Writer) (*slog.Logger, error) {
 	}
 }
 
-// runDaemon checks that there is a node to run.
-func runDaemon(_ context.Context, dir config.Dir, _ *slog.Logger) error {
-	if _, err := dir.LoadNode(); err != nil {
+// runDaemon runs the node until SIGTERM or SIGINT.
+func (p *program) runDaemon(ctx context.Context, dir config.Dir, logger *slog.Logger) error {
+	err := node.Run(ctx, node.Options{Dir: dir, Logger: logger, Version: *ownVersion(), Ready: func() {
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			logger.Warn("tell systemd", "error", err)
+		}
+	}})
+	if err != nil {
 		return control.Errorf(control.CodeRefused, "%v", err)
 	}
-	return control.Errorf(control.CodeInternal, "this build has no daemon")
+	return nil
 }

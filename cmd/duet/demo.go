@@ -14,14 +14,15 @@ import (
 )
 
 // What the demonstration works on. The load keeps to the front of the device, so that what the burst writes behind it
-// is new to both activity logs.
+// is new to both activity logs; most of the device is never written, so that a resync of all of it would stand out.
 const (
 	demoResource    = "r0"
-	demoSizeBytes   = 256 << 20
+	demoSizeBytes   = 1 << 30
 	demoBlockBytes  = 4096
 	demoBlocks      = demoSizeBytes / demoBlockBytes
 	demoExtentBytes = 4 << 20
 	demoLoadBlocks  = 64 << 20 / demoBlockBytes
+	demoUsedBytes   = 256 << 20 // nothing is written behind it
 )
 
 // demoConfig says how to run the demonstration.

@@ -19,7 +19,7 @@ const (
 	burstWriteBlocks  = burstWriteBytes / demoBlockBytes
 	burstPerExtent    = 12
 	burstFirstExtent  = demoLoadBlocks * demoBlockBytes / demoExtentBytes
-	burstExtents      = demoSizeBytes/demoExtentBytes - burstFirstExtent
+	burstExtents      = demoUsedBytes/demoExtentBytes - burstFirstExtent
 	burstWrites       = burstExtents * burstPerExtent
 	burstExtentBlocks = demoExtentBytes / demoBlockBytes
 	// burstAhead is how many writes of the burst the Primary's disk must hold that the Secondary's has not: 48 MiB,

@@ -40,7 +40,7 @@ func TestUsageErrors(t *testing.T) {
 		{"resource create r0 --on a=/x", "--size"},
 		{"resource create r0 --size 12zz --on a=/x", "12zz"},
 		{"resource create r0 --size 0 --on a=/x", "size"},
-		{"resource create r0 --size 1000 --on a=/x", "512"},
+		{"resource create r0 --size 1000 --on a=/x", "4 KiB"},
 		{"resource create r0 --size 1GiB", "--on"},
 		{"resource create r0 --size 1GiB --on a", "NODE=PATH"},
 		{"resource create r0 --size 1GiB --on =/x", "NODE=PATH"},

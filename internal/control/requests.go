@@ -157,6 +157,8 @@ type PrepareReplicaRequest struct {
 	Path      string `json:"path"`
 	Metadata  string `json:"metadata,omitempty"` // as in ResourceCreateRequest
 	Force     bool   `json:"force,omitempty"`
+	// KeepContent allows a disk with data, which are to be the resource's; metadata of another one are none.
+	KeepContent bool `json:"keep-content,omitempty"`
 }
 
 // PreparedReplica is what PrepareReplica found and did.

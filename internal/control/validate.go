@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -12,6 +13,7 @@ const (
 	maxAddressBytes  = 300
 	maxCSRBytes      = 16 << 10
 	resourceIDDigits = 32
+	sizeUnitBytes    = 4096 // a block of the out-of-sync bitmap
 	// MaxReplicas is the number of replica slots of a resource.
 	MaxReplicas = 8
 	// MinTokenTTL and MaxTokenTTL bound the life of a join token: one that outlives its purpose is a key under the mat.
@@ -27,8 +29,8 @@ func (r *ResourceCreateRequest) Validate() error {
 	if err := checkName("resource", r.Name); err != nil {
 		return err
 	}
-	if r.SizeBytes == 0 || r.SizeBytes%512 != 0 {
-		return Errorf(CodeUsage, "the size of %s is %d bytes: it must be a multiple of 512 and above 0", r.Name, r.SizeBytes)
+	if r.SizeBytes == 0 || r.SizeBytes%sizeUnitBytes != 0 {
+		return Errorf(CodeUsage, "the size of %s is %d bytes: it must be a multiple of 4 KiB and above 0", r.Name, r.SizeBytes)
 	}
 	if err := r.validateReplicas(); err != nil {
 		return err
@@ -115,8 +117,8 @@ func (r *PrepareReplicaRequest) Validate() error {
 	switch {
 	case r.Slot < 0 || r.Slot >= MaxReplicas:
 		return Errorf(CodeUsage, "slot %d: 0 to %d are possible", r.Slot, MaxReplicas-1)
-	case r.SizeBytes == 0:
-		return Errorf(CodeUsage, "the size of %s is 0", r.Resource)
+	case r.SizeBytes == 0 || r.SizeBytes%sizeUnitBytes != 0 || r.SizeBytes > math.MaxInt64:
+		return Errorf(CodeUsage, "the size of %s is %d bytes: no multiple of 4 KiB above 0", r.Resource, r.SizeBytes)
 	case len(r.Metadata) > maxPathBytes:
 		return Errorf(CodeUsage, "the metadata path is longer than %d bytes", maxPathBytes)
 	}

@@ -81,7 +81,7 @@ func scanForMetadata(file *os.File, sizeBytes int64) (string, error) {
 		}
 		for at := 0; at+len(metadataMagic) <= len(chunk); at += alignBytes {
 			if string(chunk[at:at+len(metadataMagic)]) == metadataMagic {
-				return "duet metadata", nil
+				return DuetMetadata, nil
 			}
 		}
 	}

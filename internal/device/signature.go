@@ -69,7 +69,7 @@ func fixed(what, text string, offsets ...int64) signature {
 // boot sector too.
 func signatures() []signature {
 	return []signature{
-		fixed("duet metadata", metadataMagic, 0, 4096),
+		fixed(DuetMetadata, metadataMagic, 0, 4096),
 		{"LUKS-encrypted data", func(e *ends) bool { return e.hasAny("LUKS\xba\xbe", 0) || e.hasAny("SKUL\xba\xbe", luks2Copies...) }},
 		{"an LVM2 physical volume", isLVM2},
 		{"an md RAID member", isMDRAID},
@@ -222,3 +222,6 @@ func zero(p []byte) bool {
 	}
 	return true
 }
+
+// DuetMetadata is what Probe calls the metadata of a replica.
+const DuetMetadata = "duet metadata"

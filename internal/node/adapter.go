@@ -1,0 +1,66 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"duet/quorum"
+	"duet/replication"
+)
+
+// configuration is the committed record as replication sees it.
+func configuration(r *quorum.Resource) replication.Configuration {
+	c := replication.Configuration{
+		Resource: r.Name, ResourceID: r.ID, SizeBytes: r.SizeBytes, Generation: r.Generation,
+		Primary: r.Primary, PrimaryIncarnation: r.PrimaryIncarnation, PrimarySince: r.PrimarySince, Clean: r.Clean,
+		InSync: r.InSync, AckDurable: r.AckDurable, LossCount: r.LossCount,
+	}
+	for _, replica := range r.Replicas {
+		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot,
+			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt})
+	}
+	return c
+}
+
+// arbiter lets replication propose to the quorum.
+type arbiter struct{ quorum *quorum.Node }
+
+// Propose translates both ways.
+func (a arbiter) Propose(ctx context.Context, p replication.Proposal) (replication.Configuration, error) {
+	command, err := commandOf(p)
+	if err != nil {
+		return replication.Configuration{}, err
+	}
+	result, err := a.quorum.Propose(ctx, command)
+	var conf replication.Configuration
+	if result.Resource != nil {
+		conf = configuration(result.Resource)
+	}
+	switch {
+	case errors.Is(err, quorum.ErrStale):
+		err = fmt.Errorf("%w: %w", replication.ErrStale, err)
+	case errors.Is(err, quorum.ErrRefused):
+		err = fmt.Errorf("%w: %s", replication.ErrRejected, quorum.Reason(err))
+	}
+	return conf, err
+}
+
+func commandOf(p replication.Proposal) (quorum.Command, error) {
+	switch p.Kind {
+	case replication.ProposePromote:
+		return quorum.Promote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Reason: p.Reason}, nil
+	case replication.ProposeDemote:
+		return quorum.Demote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Clean: p.Clean,
+			Hold: true, Reason: p.Reason}, nil
+	case replication.ProposeRemove:
+		return quorum.RemoveInSync{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation,
+			Target: p.Target, Reason: p.Reason}, nil
+	case replication.ProposeAdd:
+		return quorum.AddInSync{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation,
+			Target: p.Target, TargetInc: p.TargetIncarnation, TargetPromised: p.TargetPromised, Reason: p.Reason}, nil
+	case replication.ProposeDetach:
+		return quorum.Detach{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation, Reason: p.Reason}, nil
+	}
+	return nil, fmt.Errorf("node: proposal of unknown kind %q", p.Kind)
+}

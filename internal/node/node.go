@@ -1,0 +1,111 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"duet/internal/config"
+	"duet/internal/control"
+	"duet/internal/mux"
+	"duet/internal/pki"
+	"duet/nbd"
+	"duet/quorum"
+)
+
+// Time bounds of a node's life.
+const (
+	startLimit = 10 * time.Minute // to find the cluster at a start; until then the node says what it waits for
+	stopLimit  = 15 * time.Second // to leave in good order
+	askLimit   = 20 * time.Second // for what another node is asked
+)
+
+// Options are what `duet run` is given.
+type Options struct {
+	Dir     config.Dir
+	Logger  *slog.Logger
+	Version control.VersionInfo // of this program
+	// Ready is called once the node takes its part; may be nil.
+	Ready func()
+}
+
+// Node is a running daemon. It implements control.Node.
+type Node struct {
+	dir         config.Dir
+	config      *config.Node
+	log         *slog.Logger
+	version     control.VersionInfo
+	incarnation uint64
+	bootID      string
+	credentials *pki.Credentials
+	authority   *pki.CA // nil on a witness
+
+	mux     *mux.Mux
+	dialer  *mux.Dialer
+	quorum  *quorum.Node
+	journal *journal
+	nbd     *nbd.Server
+	control *control.Server
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+
+	mu        sync.Mutex
+	ready     bool
+	view      leaderView
+	resources map[string]*held
+	prepared  map[string]*prepared // by resource id
+}
+
+// address is where a node is reached, as far as this one knows.
+func (n *Node) address(name string) (string, error) {
+	if record, ok := n.quorum.State().Nodes[name]; ok {
+		return record.Address, nil
+	}
+	for _, peer := range n.config.Peers {
+		if peer.Name == name {
+			return peer.Address, nil
+		}
+	}
+	return "", fmt.Errorf("node %s is not known", name)
+}
+
+// dial opens a channel to a node.
+func (n *Node) dial(ctx context.Context, name string, channel mux.Channel) (net.Conn, error) {
+	address, err := n.address(name)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := n.dialer.Dial(ctx, address, name, channel)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// peer is a client of another node's control API.
+func (n *Node) peer(name string) *control.Client {
+	return control.NewClient(func(ctx context.Context) (net.Conn, error) { return n.dial(ctx, name, mux.ChannelControl) })
+}
+
+// proposeError is what the operator is told of a proposal that failed.
+func proposeError(what string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, quorum.ErrRefused):
+		return control.Errorf(control.CodeRefused, "%s: %s", what, quorum.Reason(err))
+	case errors.Is(err, quorum.ErrStale):
+		return control.Errorf(control.CodeRefused, "%s: the record has changed meanwhile", what).WithHint("try again")
+	case errors.Is(err, quorum.ErrNoLeader):
+		return control.Errorf(control.CodeUnreachable, "%s: no majority of the voters can be reached", what).WithHint("see duet quorum status")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, quorum.ErrUnknownOutcome):
+		return control.Errorf(control.CodeTimeout, "%s: no answer in time; it may still happen", what)
+	}
+	return control.Errorf(control.CodeInternal, "%s: %v", what, err)
+}

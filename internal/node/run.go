@@ -1,0 +1,268 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"duet/internal/config"
+	"duet/internal/control"
+	"duet/internal/mux"
+	"duet/internal/pki"
+	"duet/nbd"
+	"duet/quorum"
+)
+
+// Run is the daemon: it takes its part in the cluster until ctx ends, and then leaves in good order.
+func Run(ctx context.Context, o Options) error {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	lock, err := o.Dir.Lock()
+	if err != nil {
+		return err
+	}
+	n, err := open(o)
+	if err == nil {
+		err = n.run(ctx, o)
+	}
+	return errors.Join(err, lock.Close())
+}
+
+// open reads the directory and counts the start, before any contact with others.
+func open(o Options) (*Node, error) {
+	cfg, err := o.Dir.LoadNode()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{dir: o.Dir, config: cfg, log: o.Logger, version: o.Version, journal: newJournal(cfg.Name),
+		resources: map[string]*held{}, prepared: map[string]*prepared{}}
+	if n.incarnation, err = o.Dir.BumpIncarnation(); err != nil {
+		return nil, err
+	}
+	if n.bootID, err = config.BootID(); err != nil {
+		return nil, err
+	}
+	if n.credentials, err = o.Dir.LoadCredentials(); err != nil {
+		return nil, err
+	}
+	if cfg.Kind == config.KindData {
+		if n.authority, err = o.Dir.LoadAuthority(); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// run starts everything in the order in which it is needed, waits, and ends it in reverse.
+func (n *Node) run(ctx context.Context, o Options) (err error) {
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	defer n.cancel()
+	credentials := n.credentials
+	if n.config.Insecure {
+		credentials = nil
+	}
+	if n.dialer, err = mux.NewDialer(n.config.Name, credentials, 0); err != nil {
+		return err
+	}
+	n.mux, err = mux.Listen(ctx, mux.Config{Node: n.config.Name, Address: n.config.Listen, Credentials: credentials,
+		Insecure: n.config.Insecure, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.mux.Close()) }()
+	if err := n.startQuorum(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.quorum.Close()) }()
+	if err := n.startControl(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.stopControl()) }()
+	if err := n.enterCluster(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.closePrepared()) }()
+	peers, err := n.mux.Channel(mux.ChannelPeer)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, peers.Close()) }()
+	defer n.stopResources()
+	if err := n.serve(peers); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.stopNBD()) }()
+	if o.Ready != nil {
+		o.Ready()
+	}
+	n.log.Info("ready", "node", n.config.Name, "incarnation", n.incarnation)
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping", "node", n.config.Name)
+		return nil
+	case <-n.quorum.Failed():
+		return errors.New("the store of the quorum has failed: this node can't go on; look at its disk and start it again")
+	}
+}
+
+// startQuorum opens the Raft node on its channels.
+func (n *Node) startQuorum(ctx context.Context) error {
+	listeners := map[quorum.Channel]net.Listener{}
+	for _, channel := range []quorum.Channel{quorum.ChannelRaft, quorum.ChannelForward} {
+		listener, err := n.mux.Channel(mux.Channel(channel))
+		if err != nil {
+			return err
+		}
+		listeners[channel] = listener
+	}
+	var seeds []quorum.Seed
+	for _, peer := range n.config.Peers {
+		seeds = append(seeds, quorum.Seed{Node: peer.Name, Address: peer.Address})
+	}
+	var err error
+	n.quorum, err = quorum.Start(ctx, quorum.Config{
+		Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID, Dir: n.dir.Raft(), Advertise: n.config.Advertise,
+		Seeds: seeds, Accept: func(c quorum.Channel) net.Listener { return listeners[c] },
+		Dial: func(ctx context.Context, address, node string, c quorum.Channel) (net.Conn, error) {
+			conn, err := n.dialer.Dial(ctx, address, node, mux.Channel(c))
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		},
+		PeerName: peerName,
+		Timing:   quorum.Timing{Heartbeat: n.config.RaftHeartbeat, Election: n.config.RaftElection, Lease: n.config.RaftLease},
+		Logger:   n.log,
+	})
+	return err
+}
+
+// peerName is the proven name at the other end.
+func peerName(conn net.Conn) string {
+	identity, ok := mux.PeerOf(conn)
+	if !ok {
+		return ""
+	}
+	return identity.Name
+}
+
+// enterCluster becomes a member, if this is the first start, and registers this incarnation. Nothing of the record is
+// acted on before the barrier: until then it is replayed history.
+func (n *Node) enterCluster(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	if len(n.quorum.Status().Voters) == 0 {
+		enter := n.quorum.Admit
+		if len(n.config.Peers) == 0 {
+			enter = func(ctx context.Context) error { return n.quorum.Bootstrap(ctx, n.config.Cluster) }
+		}
+		if err := enter(ctx); err != nil {
+			return fmt.Errorf("enter the cluster: %w", err)
+		}
+	}
+	if _, err := n.quorum.Register(ctx, n.config.NBD); err != nil {
+		return fmt.Errorf("register with the cluster: %w", err)
+	}
+	if err := n.quorum.Barrier(ctx); err != nil {
+		return fmt.Errorf("learn the record: %w", err)
+	}
+	n.mu.Lock()
+	n.ready = true
+	n.mu.Unlock()
+	return nil
+}
+
+// startControl serves the control API on the unix socket and to other nodes.
+func (n *Node) startControl() error {
+	var err error
+	if n.control, err = control.NewServer(control.ServerConfig{Node: n, Logger: n.log}); err != nil {
+		return err
+	}
+	local, err := control.ListenLocal(n.dir.ControlSocket())
+	if err != nil {
+		return err
+	}
+	nodes, err := n.mux.Channel(mux.ChannelControl)
+	if err != nil {
+		return errors.Join(err, local.Close())
+	}
+	joins, err := n.mux.Channel(mux.ChannelJoin)
+	if err != nil {
+		return errors.Join(err, local.Close())
+	}
+	n.serveControl(local, control.LocalOrigin)
+	n.serveControl(nodes, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginNode, Name: peerName(c)} })
+	n.serveControl(joins, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginJoin, Name: peerName(c)} })
+	return nil
+}
+
+func (n *Node) serveControl(l net.Listener, origin func(net.Conn) control.Origin) {
+	n.loops.Go(func() {
+		if err := n.control.Serve(l, origin); err != nil {
+			n.log.Error("control server", "error", err)
+		}
+	})
+}
+
+func (n *Node) stopControl() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	err := n.control.Close(ctx)
+	n.cancel()
+	n.loops.Wait()
+	return err
+}
+
+// serve attaches the resources and opens the ports of clients and peers.
+func (n *Node) serve(peers net.Listener) error {
+	n.syncResources()
+	n.loops.Go(n.watchLoop)
+	n.loops.Go(func() { n.acceptPeers(peers) })
+	if n.config.Kind != config.KindData {
+		return nil
+	}
+	return n.startNBD()
+}
+
+// startNBD serves clients: in plaintext on loopback and the unix socket, elsewhere only by TLS with a certificate.
+func (n *Node) startNBD() error {
+	cfg := nbd.Config{Logger: n.log, TLSRequired: !n.config.Insecure, TLSExemptLocal: true}
+	var err error
+	if cfg.TLS, err = pki.NBDServerConfig(n.credentials); err != nil {
+		return err
+	}
+	if n.nbd, err = nbd.Start(exports{n}, cfg); err != nil {
+		return err
+	}
+	tcp, err := net.Listen("tcp", n.config.NBD)
+	if err != nil {
+		return err
+	}
+	unix, err := control.ListenLocal(n.dir.NBDSocket())
+	if err != nil {
+		return errors.Join(err, tcp.Close())
+	}
+	for _, l := range []net.Listener{tcp, unix} {
+		n.loops.Go(func() {
+			if err := n.nbd.Serve(l); err != nil {
+				n.log.Error("NBD server", "error", err)
+			}
+		})
+	}
+	return nil
+}
+
+func (n *Node) stopNBD() error {
+	if n.nbd == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit/3)
+	defer cancel()
+	if err := n.nbd.Close(ctx); err != nil {
+		n.log.Warn("NBD clients were cut off", "error", err)
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"duet/internal/control"
+	"duet/quorum"
+	"duet/replication"
+)
+
+// Version implements control.Node.
+func (n *Node) Version(context.Context) (*control.VersionInfo, error) {
+	info := n.version
+	info.Protocol = replication.ProtocolVersion
+	return &info, nil
+}
+
+// Health implements control.Node.
+func (n *Node) Health(context.Context) control.Health {
+	status := n.quorum.Status()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case status.StoreError != "":
+		return control.Health{Reason: "the store of the quorum failed: " + status.StoreError}
+	case status.Leader == "":
+		return control.Health{Reason: alone(&status)}
+	case !n.ready:
+		return control.Health{Reason: "the node is still learning what the cluster has agreed on"}
+	}
+	for _, h := range n.resources {
+		if h.failure != "" {
+			return control.Health{Reason: h.name + ": " + h.failure}
+		}
+	}
+	return control.Health{Ready: true}
+}
+
+// Status implements control.Node.
+func (n *Node) Status(ctx context.Context) (*control.Status, error) {
+	q := n.quorumStatus(ctx)
+	s := &control.Status{Node: n.config.Name, Kind: control.NodeKind(n.config.Kind), Cluster: n.config.Cluster,
+		Version: n.version.Version, Quorum: q}
+	state := n.quorum.State()
+	n.mu.Lock()
+	all := make(map[string]*held, len(n.resources))
+	for name, h := range n.resources {
+		all[name] = h
+	}
+	n.mu.Unlock()
+	for _, name := range sortedNames(all) {
+		if r := state.Resources[name]; r != nil {
+			s.Resources = append(s.Resources, n.resourceStatus(r, all[name], q.HasQuorum))
+		}
+	}
+	return s, nil
+}
+
+// quorumStatus is the voters as this node sees them. Only the leader hears all of them, so the others ask it.
+func (n *Node) quorumStatus(ctx context.Context) control.QuorumStatus {
+	status := n.quorum.Status()
+	q := control.QuorumStatus{Leader: status.Leader, Term: status.Term}
+	q.HasQuorum = status.Leader == status.Node || status.Leader != "" && status.LastContact >= 0 && status.LastContact < contactLimit
+	view := n.leaderView(ctx, &status)
+	for _, v := range status.Voters {
+		reachable := v.Reach == quorum.ReachYes
+		if v.Reach == quorum.ReachUnknown {
+			reachable = slices.Contains(view, v.Node)
+		}
+		q.Voters = append(q.Voters, control.VoterStatus{Name: v.Node, Address: v.Address, Reachable: reachable})
+	}
+	return q
+}
+
+const (
+	contactLimit = 2 * time.Second        // a leader that is silent for so long is not in contact
+	viewAge      = time.Second            // for so long the leader's view is good
+	viewLimit    = 500 * time.Millisecond // to ask for it
+)
+
+// leaderView is which voters the leader reaches; nil on the leader, and when it can't be asked.
+func (n *Node) leaderView(ctx context.Context, status *quorum.Status) []string {
+	if status.Leader == "" || status.Leader == status.Node || len(status.Voters) < 3 {
+		return nil
+	}
+	n.mu.Lock()
+	if n.view.leader == status.Leader && time.Since(n.view.at) < viewAge {
+		defer n.mu.Unlock()
+		return n.view.reached
+	}
+	n.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, viewLimit)
+	defer cancel()
+	client := n.peer(status.Leader)
+	defer client.Close()
+	view := leaderView{leader: status.Leader, at: time.Now()}
+	if answer, err := client.Status(ctx); err == nil {
+		for _, v := range answer.Quorum.Voters {
+			if v.Reachable {
+				view.reached = append(view.reached, v.Name)
+			}
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.view = view
+	return view.reached
+}
+
+// leaderView is an answer of the leader about the voters.
+type leaderView struct {
+	leader  string
+	at      time.Time
+	reached []string
+}
+
+const kib = 1024
+
+// resourceStatus joins what is committed with what this node sees.
+func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) control.ResourceStatus {
+	out := control.ResourceStatus{Name: r.Name, NodeID: -1, Role: control.RoleSecondary, WriteOrdering: "flush",
+		Generation: r.Generation, InSync: r.InSync, Primary: r.Primary, Reason: h.failure}
+	if replica, ok := r.Replica(n.config.Name); ok {
+		out.NodeID = replica.Slot
+	}
+	disk := control.DeviceStatus{DiskState: control.DiskDiskless, Quorum: hasQuorum, SizeKiB: r.SizeBytes / kib}
+	if h.resource == nil {
+		out.Devices = []control.DeviceStatus{disk}
+		return out
+	}
+	st := h.resource.Status()
+	out.Role, out.Suspended = control.Role(st.Role), st.Suspended
+	if st.Reason != "" {
+		out.Reason = st.Reason
+	}
+	disk.DiskState, disk.ReadKiB, disk.WrittenKiB = control.DiskState(st.DiskState), st.ReadBytes/kib, st.WrittenBytes/kib
+	disk.ALWrites, disk.BitmapWrites, disk.UpperPending = st.ALWrites, st.BitmapWrites, uint64(max(st.UpperPending, 0))
+	out.Devices = []control.DeviceStatus{disk}
+	out.Resync = resyncStatus(r.Name, st.Resync)
+	for i := range st.Peers {
+		out.Connections = append(out.Connections, n.connectionStatus(r.Name, &st.Peers[i], st.Resync))
+	}
+	return out
+}
+
+func (n *Node) connectionStatus(resource string, p *replication.PeerStatus, running *replication.ResyncStatus) control.ConnectionStatus {
+	c := control.ConnectionStatus{PeerNodeID: p.Slot, Name: p.Node, ConnectionState: control.ConnectionState(p.ConnectionState),
+		PeerRole: control.Role(p.Role), TLS: !n.config.Insecure, Reason: p.Reason}
+	d := control.PeerDeviceStatus{ReplicationState: control.ReplicationState(p.ReplicationState), PeerDiskState: control.DiskState(p.DiskState),
+		ResyncSuspended: "no", ReceivedKiB: p.ReceivedBytes / kib, SentKiB: p.SentBytes / kib, OutOfSyncKiB: p.OutOfSyncBytes / kib,
+		Pending: uint64(max(p.Pending, 0)), PercentInSync: p.PercentInSync}
+	if running != nil && (running.Source == p.Node || running.Target == p.Node) {
+		d.Resync, d.HasSyncDetails = resyncStatus(resource, running), true
+	}
+	c.PeerDevices = []control.PeerDeviceStatus{d}
+	return c
+}
+
+func resyncStatus(resource string, r *replication.ResyncStatus) *control.ResyncStatus {
+	if r == nil {
+		return nil
+	}
+	out := &control.ResyncStatus{Resource: resource, State: control.ResyncRunning, Source: r.Source, Target: r.Target,
+		DoneKiB: r.DoneBytes / kib, TotalKiB: r.TotalBytes / kib, RateKiBs: r.BytesPerSecond / kib, PausedBy: []string{}}
+	if r.ETASeconds >= 0 {
+		out.ETA = &r.ETASeconds
+	}
+	return out
+}
+
+// ResyncStatus implements control.Node.
+func (n *Node) ResyncStatus(_ context.Context, resource string) (*control.ResyncStatus, error) {
+	replica, err := n.replica(resource)
+	if err != nil {
+		return nil, err
+	}
+	st := replica.Status()
+	if st.Resync != nil {
+		return resyncStatus(resource, st.Resync), nil
+	}
+	return &control.ResyncStatus{Resource: resource, State: control.ResyncNone, PausedBy: []string{}}, nil
+}

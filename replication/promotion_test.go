@@ -1,0 +1,82 @@
+package replication
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+// TestFirstPromotionKeepsTheSet: the Secondary hears of the first Primary from that Primary's own session first, and of
+// the record only while the session is in use. Nothing is removed for that.
+func TestFirstPromotionKeepsTheSet(t *testing.T) {
+	for range 20 {
+		c := newTestCluster(t, "a", "b")
+		held := make(chan Configuration, 16)
+		c.arbiter.learn = func(conf Configuration) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.nodes["a"].resource.Learn(conf)
+			held <- conf
+		}
+		c.promote("a")
+		connected := func() bool {
+			peers := c.nodes["b"].resource.Status().Peers
+			return peers[0].ConnectionState == "Connected" && peers[0].Role == "Primary" || len(c.nodes["b"].resource.Status().Reason) > 0
+		}
+		c.wait("b is connected to the new Primary", connected)
+		c.nodes["b"].resource.Learn(<-held)
+		c.writeSome("a", 5)
+		c.arbiter.mu.Lock()
+		generation := c.arbiter.conf.Generation
+		c.arbiter.mu.Unlock()
+		if generation != 2 {
+			t.Fatalf("the promotion led to generation %d, with a removal, instead of 2", generation)
+		}
+		c.equal()
+	}
+}
+
+// TestFormerTargetAsksWhatTheOldPrimaryChanged: a node that was resynced by the Primary, and takes its place when that
+// crashes, knows nothing of the writes that reached only the crashed one's disk.
+func TestFormerTargetAsksWhatTheOldPrimaryChanged(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 20)
+	c.crash("b")
+	c.writeSome("a", 20)
+	c.start("b")
+	c.wait("b in sync again", c.allInSync)
+	c.write("a", 4096, randomBytes(4096)) // makes the extent hot, as every write to it would
+	c.crash("a")
+	copy(c.nodes["a"].disk.p[8192:], randomBytes(4096)) // a write that reached only the local disk
+	c.wait("b notices", func() bool { return c.nodes["b"].resource.Status().Peers[0].ConnectionState != "Connected" })
+	c.promote("b")
+	c.start("a")
+	c.wait("a in sync again", c.allInSync)
+	c.equal()
+}
+
+// TestResyncNeedsOneAttempt: the word that the last blocks are written, and the word that there are no more, come by
+// different connections, in any order.
+func TestResyncNeedsOneAttempt(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	var again atomic.Int64
+	c.emit = func(e Event) {
+		if strings.Contains(e.Reason, "starts again") || strings.Contains(e.Reason, "in sync already") {
+			again.Add(1)
+		}
+	}
+	c.crash("a")
+	c.start("a") // with the listener of events
+	c.promote("a")
+	for range 30 {
+		c.crash("b")
+		c.writeSome("a", 40)
+		c.start("b")
+		c.wait("b in sync again", c.allInSync)
+	}
+	c.equal()
+	if n := again.Load(); n > 0 {
+		t.Errorf("%d of 30 resyncs began again", n)
+	}
+}
