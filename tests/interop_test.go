@@ -91,6 +91,7 @@ func useNbdsh(t *testing.T, uri string) {
 	run(t, "env", "PATH=/usr/bin:/bin", "nbdsh", "-c", `
 import errno
 h.add_meta_context("base:allocation")
+h.set_uri_allow_local_file(True)
 h.connect_uri("`+uri+`")
 size = h.get_size()
 assert h.can_meta_context("base:allocation") and h.get_structured_replies_negotiated()

@@ -168,6 +168,9 @@ func newNamespace(t *testing.T) string {
 	inside("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/tap0/route_localnet")
 	inside("nft", "add", "table", "ip", "duet")
 	inside("nft", "add", "chain", "ip", "duet", "in", "{ type nat hook prerouting priority dstnat; }")
+	// Plain NBD is for clients on loopback only, so the guest has to look like one.
+	inside("nft", "add", "chain", "ip", "duet", "source", "{ type nat hook input priority 100; }")
+	inside("nft", "add", "rule", "ip", "duet", "source", "ip", "saddr", guestAddress, "snat", "to", "127.0.0.1")
 	return name
 }
 

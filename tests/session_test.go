@@ -3,8 +3,6 @@ package tests
 import (
 	"context"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -33,18 +31,10 @@ func dial(t *testing.T, uri string) *nbdclient.Client {
 	return client
 }
 
-// clientCertificates lays a node's certificate out as libnbd and QEMU expect it, and returns the directory.
+// clientCertificates makes credentials of an NBD client, as libnbd and QEMU expect them, and returns the directory.
 func (s *scenario) clientCertificates(n *cluster.Node) string {
 	s.t.Helper()
 	dir := s.t.TempDir()
-	for from, to := range map[string]string{"ca.crt": "ca-cert.pem", "node.crt": "client-cert.pem", "node.key": "client-key.pem"} {
-		text, err := os.ReadFile(filepath.Join(n.Dir, "tls", from))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, to), text, 0o600); err != nil {
-			s.t.Fatal(err)
-		}
-	}
+	s.duet(n, "token", "--client", "tester", "--out", dir)
 	return dir
 }

@@ -102,15 +102,25 @@ func (n *Node) WaitReady(ctx context.Context) error {
 			return err
 		default:
 		}
-		status, err := n.Status(ctx)
-		if err != nil {
-			return err
-		}
-		if status.Quorum.Leader == "" {
-			return fmt.Errorf("%s knows no leader", n.Name)
-		}
-		return nil
+		return n.knowsLeader(ctx)
 	})
+}
+
+func (n *Node) knowsLeader(ctx context.Context) error {
+	text, err := n.MustSucceed(ctx, "quorum", "status", "--json")
+	if err != nil {
+		return err
+	}
+	var quorum struct {
+		Leader string `json:"leader"`
+	}
+	if err := json.Unmarshal([]byte(text), &quorum); err != nil {
+		return fmt.Errorf("quorum status is not as documented: %w: %.200s", err, text)
+	}
+	if quorum.Leader == "" {
+		return fmt.Errorf("%s knows no leader", n.Name)
+	}
+	return nil
 }
 
 // Running is whether the daemon was started and has not ended.
