@@ -42,15 +42,16 @@ type frameWriter struct {
 	pieces [maxVectors][]byte // the sender's
 	active *frameBatch        // the sender's
 
-	mu      sync.Mutex
-	changed sync.Cond   // sender, turn, failure or closed has changed
-	pending *frameBatch // appended, not taken by a sender
-	flushed bool        // pending is to be sent, not just kept
-	unsent  int         // bytes of active, as of the sender's last look
-	sending bool        // there is a sender
-	turn    bool        // the sender is the loop
-	failure error
-	closed  bool
+	mu       sync.Mutex
+	changed  sync.Cond   // sender, turn, failure or closed has changed
+	pending  *frameBatch // appended, not taken by a sender
+	flushed  bool        // pending is to be sent, not just kept
+	unsent   int         // bytes of active, as of the sender's last look
+	sending  bool        // there is a sender
+	turn     bool        // the sender is the loop
+	drainers int         // who waits for the end of the sending
+	failure  error
+	closed   bool
 
 	done chan struct{} // closed when the loop has ended
 }
@@ -125,7 +126,9 @@ func (w *frameWriter) restLocked() bool {
 		return false
 	}
 	w.sending, w.turn = false, false
-	w.changed.Broadcast()
+	if w.failure != nil || w.closed || w.drainers > 0 {
+		w.changed.Broadcast() // else it would wake the loop after every frame, for nothing
+	}
 	return true
 }
 
@@ -255,6 +258,8 @@ func (w *frameWriter) drain(limit time.Duration) bool {
 	defer timer.Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.drainers++
+	defer func() { w.drainers-- }()
 	for w.sending && w.failure == nil && !w.closed && !expired {
 		w.changed.Wait()
 	}

@@ -154,7 +154,7 @@ func useQemuImg(t *testing.T, uri string) {
 
 func useFio(t *testing.T, uri string) {
 	run(t, "fio", "--name=verify", "--ioengine=nbd", "--uri="+uri, "--rw=randrw", "--bs=4k", "--iodepth=32",
-		"--size=32m", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=1024", "--fsync=64", "--thread", "--loops=2")
+		"--size=32m", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=1024", "--verify_state_save=0", "--fsync=64", "--thread", "--loops=2")
 }
 
 // useQemuTLS has QEMU verify the server and show its own certificate.

@@ -30,7 +30,7 @@ type Device struct {
 
 	// Capabilities that turned out to be missing are remembered, so that a
 	// system call known to fail isn't tried for every request.
-	noPunch, noZeroRange, noZeroOut, noDurableWrite atomic.Bool
+	noPunch, noZeroRange, noZeroOut, noDurableWrite, noNowaitRead atomic.Bool
 }
 
 // noSection is the value of dataEndBytes without a metadata section: no disk

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"duet/internal/linger"
 	"duet/internal/pki"
 )
 
@@ -129,6 +130,7 @@ func (d *Dialer) introduceWithin(ctx context.Context, transport net.Conn, node s
 
 // introduce does the dialing end's part.
 func (d *Dialer) introduce(transport net.Conn, node string, channel Channel) (*Conn, error) {
+	transport = linger.NewConn(transport)
 	p := preface{channel: channel}
 	var proven *pki.Identity
 	if d.secure == nil {

@@ -89,7 +89,7 @@ func (n *Node) Start(ctx context.Context) error {
 	return n.WaitReady(ctx)
 }
 
-// WaitReady waits until the daemon answers and knows a leader. It gives up at once when the daemon ends.
+// WaitReady waits until the daemon answers and takes part in its cluster. It gives up at once when the daemon ends.
 func (n *Node) WaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -102,8 +102,33 @@ func (n *Node) WaitReady(ctx context.Context) error {
 			return err
 		default:
 		}
-		return n.knowsLeader(ctx)
+		return n.takesPart(ctx)
 	})
+}
+
+// takesPart says what is missing until the node is one of the cluster: it knows a leader, and the record knows that it
+// runs.
+func (n *Node) takesPart(ctx context.Context) error {
+	if err := n.knowsLeader(ctx); err != nil {
+		return err
+	}
+	text, err := n.MustSucceed(ctx, "node", "list", "--json")
+	if err != nil {
+		return err
+	}
+	var members []struct {
+		Self    bool `json:"self"`
+		Pending bool `json:"pending"`
+	}
+	if err := json.Unmarshal([]byte(text), &members); err != nil {
+		return fmt.Errorf("node list is not as documented: %w: %.200s", err, text)
+	}
+	for _, member := range members {
+		if member.Self && !member.Pending {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s has not registered yet", n.Name)
 }
 
 func (n *Node) knowsLeader(ctx context.Context) error {
