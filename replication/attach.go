@@ -57,6 +57,12 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 		return err
 	}
 	suspect := r.tagDiffers(&sb, disk)
+	if sb.Failed {
+		suspect = suspect || !r.soleCopy()
+		r.emit("disk", "", "Attaching", "it failed before: "+sb.FailReason)
+		sb.Failed = false
+		sb.setFailReason("")
+	}
 	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
 		OnFull: func() { r.volume.activityLogFull() }}
 	store, recovery, err := bitmap.Open(newBitmapRegion(meta, sb.Layout()), cfg, r.learned.othersMask(r.cfg.Node))
@@ -76,12 +82,15 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 		r.log.Warn("the disk keeps no attach counter: a disk restored without its metadata is not noticed", "error", err)
 	}
 	r.log.Info("disk attached", "clean", recovery.Clean, "hot-extents", recovery.HotExtents, "damaged-pages", recovery.DamagedPages)
-	r.super, r.meta, r.detached, r.failure = super, meta, sb.Failed, sb.FailReason
+	r.super, r.meta, r.detached, r.failure = super, meta, false, ""
 	r.local = &localDisk{disk: disk, store: store}
-	if !sb.Failed {
-		r.volume.local = r.local
-	}
+	r.volume.local = r.local
 	return nil
+}
+
+// soleCopy reports whether nobody else is in sync: then even a disk that has failed before is the best that there is.
+func (r *Resource) soleCopy() bool {
+	return len(r.learned.InSync) == 1 && r.learned.inSync(r.cfg.Node)
 }
 
 // checkSuperblock refuses metadata of something else.
@@ -118,7 +127,8 @@ func (r *Resource) tagDiffers(sb *Superblock, disk Disk) bool {
 	return true
 }
 
-// diskFailed gives the local disk up, durably; the configuration decides how the volume goes on.
+// diskFailed gives the local disk up, durably; the configuration decides how the volume goes on. Nothing is answered as
+// if the disk were well from the moment that this is known: the gate comes first.
 func (r *Resource) diskFailed(cause error) {
 	if r.detached {
 		r.settleStuck()
@@ -126,6 +136,7 @@ func (r *Resource) diskFailed(cause error) {
 	}
 	r.detached, r.failure = true, cause.Error()
 	r.emit("disk", "", "Failed", r.failure)
+	r.setGate()
 	if err := r.updateSuperblock(func(sb *Superblock) { sb.Failed = true; sb.setFailReason(r.failure) }); err != nil {
 		r.log.Error("the failure of the disk could not be noted in its metadata", "error", err)
 	}
@@ -149,19 +160,13 @@ func (r *Resource) settleStuck() {
 	v.mu.Lock()
 	stuck := v.stuckLocal
 	v.stuckLocal = nil
+	v.localDead = false
 	if !sole {
-		v.local, v.localDead = nil, false
+		v.local = nil
 	}
-	var flushes []*request
-	if v.barrier != nil {
-		if sole {
-			flushes, v.barrier.flushes = v.barrier.flushes, nil
-		}
-		v.barrier.local = localDurable // without this disk
-	}
-	send := v.advanceBarrierLocked()
+	flushes, send := v.settleBarrierLocked(sole)
 	for _, req := range append(flushes, stuck...) {
-		if sole {
+		if sole || req.origin != nil {
 			req.err = ErrDiskFailed
 		}
 	}
@@ -173,6 +178,27 @@ func (r *Resource) settleStuck() {
 	for _, req := range stuck {
 		v.settle(req, sole)
 	}
+}
+
+// settleBarrierLocked lets the barrier in progress go on without this disk. It returns the flushes that fail: all of
+// them when there is no other disk. A Secondary drops the barrier without an answer, since its session ends.
+func (v *Volume) settleBarrierLocked(sole bool) (failed []*request, send []*frameWriter) {
+	if sole {
+		failed, v.flushes, v.wanted = v.flushes, nil, false
+	}
+	if v.barrier == nil {
+		return failed, nil
+	}
+	if v.barrier.origin != nil {
+		v.barrier = nil
+		return failed, nil
+	}
+	if sole {
+		failed = append(failed, v.barrier.flushes...)
+		v.barrier.flushes = nil
+	}
+	v.barrier.local = localDurable
+	return failed, v.advanceBarrierLocked()
 }
 
 // settle finishes or resumes one request whose local leg failed.
@@ -276,6 +302,9 @@ func (r *Resource) Close(ctx context.Context) error {
 	}
 	r.cancel()
 	r.loops.Wait()
+	for _, late := range r.events.take() {
+		late() // the loop has ended: what connected meanwhile is turned away
+	}
 	r.volume.close()
 	return errors.Join(err, callErr, r.detach(clean))
 }

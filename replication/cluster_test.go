@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,25 +16,50 @@ import (
 
 // memoryDisk is a Disk and a MetadataFile in memory.
 type memoryDisk struct {
-	mu  sync.Mutex
-	p   []byte
-	tag uint64
+	mu    sync.Mutex
+	p     []byte
+	tag   uint64
+	fault atomic.Pointer[func(operation string) error] // nil: none
+}
+
+// failing makes an operation fail: read, write or sync.
+func (d *memoryDisk) failing(operation string, err error) {
+	fault := func(what string) error {
+		if what == operation {
+			return err
+		}
+		return nil
+	}
+	d.fault.Store(&fault)
+}
+
+func (d *memoryDisk) check(operation string) error {
+	if fault := d.fault.Load(); fault != nil {
+		return (*fault)(operation)
+	}
+	return nil
 }
 
 func (d *memoryDisk) ReadAt(p []byte, off int64) (int, error) {
+	if err := d.check("read"); err != nil {
+		return 0, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return copy(p, d.p[off:]), nil
 }
 
 func (d *memoryDisk) WriteAt(p []byte, off int64) (int, error) {
+	if err := d.check("write"); err != nil {
+		return 0, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return copy(d.p[off:], p), nil
 }
 
 func (d *memoryDisk) WriteDurableAt(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
-func (d *memoryDisk) Sync() error                                     { return nil }
+func (d *memoryDisk) Sync() error                                     { return d.check("sync") }
 func (d *memoryDisk) Zero(off, n int64) error                         { return d.Punch(off, n) }
 func (d *memoryDisk) SizeBytes() int64                                { return int64(len(d.p)) }
 func (d *memoryDisk) Size() int64                                     { return int64(len(d.p)) }

@@ -63,6 +63,9 @@ func (r *Resource) diskState() string {
 	return "Outdated"
 }
 
+// inconsistentReason is what the operator is told of a replica in the in-sync set that is not.
+const inconsistentReason = "its disk failed, or disk and metadata were not last used together; an in-sync peer has to bring it up to date"
+
 // outOfSync is the bytes that this node knows the peer in the slot to lack.
 func (r *Resource) outOfSync(slot int) uint64 {
 	if r.local == nil {

@@ -64,7 +64,7 @@ func (l *link) dialLoop() {
 		var mine hello
 		want := false
 		if r.call(r.ctx, func() {
-			if want = l.session == nil && !l.standAlone && !l.lost; want {
+			if want = l.session == nil && !l.standAlone && !l.lost && !r.closing; want {
 				mine = r.helloTo(l)
 			}
 		}) != nil {
@@ -212,6 +212,10 @@ func Refuse(conn net.Conn, reason string) {
 
 // Accept takes over a connection whose Hello names this resource.
 func (r *Resource) Accept(conn net.Conn, h Hello) {
+	if r.ctx.Err() != nil {
+		Refuse(conn, ErrClosed.Error())
+		return
+	}
 	r.post(func() {
 		if err := r.accept(conn, h.hello); err != nil {
 			r.loops.Go(func() { Refuse(conn, err.Error()) })

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 )
 
@@ -111,12 +112,30 @@ func (v *Volume) executeRead(r *request, local *localDisk, b Batch) {
 		r.origin.fail(fmt.Errorf("read %d bytes at %d for a resync: %w", len(r.p), r.offsetBytes, err))
 		r.origin.sendResyncData(r)
 	case err != nil:
-		v.localError(r, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
+		v.readFailed(r, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
 	case r.op == opResyncRead:
 		r.origin.sendResyncData(r)
 	default:
 		v.finishRead(r, b)
 	}
+}
+
+// readFailed gives the disk up when a peer can answer instead. Where no other copy is, the error is this request's alone:
+// what else the disk holds is still wanted.
+func (v *Volume) readFailed(r *request, err error) {
+	v.mu.Lock()
+	elsewhere := slices.ContainsFunc(v.legs, (*session).memberLocked)
+	if !elsewhere {
+		r.err = err
+	}
+	v.mu.Unlock()
+	if elsewhere {
+		v.localError(r, err)
+		return
+	}
+	v.stats.localErrors.Add(1)
+	v.logger.Error("read from the only copy", "error", err)
+	v.finishRead(r, nil)
 }
 
 // isHole reports whether nothing is stored in r's range, which therefore reads as zeroes.

@@ -85,6 +85,11 @@ type hello struct {
 	DirtyBlocks uint64 `json:"dirty-blocks"`
 }
 
+// unusable reports whether the sender's disk can't be part of an acknowledgement, whatever the record says.
+func (h *hello) unusable() bool {
+	return h.DiskState == "Failed" || h.DiskState == "Diskless" || h.DiskState == "Inconsistent"
+}
+
 // helloReply is the payload of HelloReply. A refused Hello is followed by the end of the connection.
 type helloReply struct {
 	Refused string `json:"refused,omitempty"` // why, for people; "" means accepted

@@ -62,6 +62,9 @@ func (r *Resource) begin(l *link, s *session) {
 		}
 	case actionRefuse:
 		l.reason = decision.reason
+	case actionNone:
+		l.begun = false // another generation may have a part for it
+		l.reason = decision.reason
 	}
 }
 
@@ -95,9 +98,13 @@ func (r *Resource) propose() {
 	p := Proposal{Resource: r.adopted.Resource, Generation: r.adopted.Generation, Node: r.cfg.Node, Incarnation: r.cfg.Incarnation}
 	for _, l := range r.links {
 		member := r.adopted.inSync(l.node)
-		missing := l.session == nil || l.session.hello.DiskState == "Failed" || l.session.hello.DiskState == "Diskless"
-		if l.lost && l.session == nil || member && missing && (l.lost || time.Now().After(r.graceEnd)) {
+		missing := l.session == nil && (l.lost || time.Now().After(r.graceEnd))
+		unusable := l.session != nil && !l.begun && l.session.hello.unusable() // what it was before this session's resync
+		if l.lost && l.session == nil || member && (missing || unusable) {
 			p.Kind, p.Target, p.Reason = ProposeRemove, l.node, l.reason
+			if unusable {
+				p.Reason = "its disk is " + l.session.hello.DiskState
+			}
 			r.start(p)
 			return
 		}
@@ -291,6 +298,8 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 		return Proposal{}, r.serving, nil
 	case r.detached:
 		return p, false, fmt.Errorf("%w: %s has no usable disk here (%s)", ErrRefused, conf.Resource, r.failure)
+	case r.diskState() == "Inconsistent":
+		return p, false, fmt.Errorf("%w: the replica on %s can't be trusted: %s", ErrRefused, r.cfg.Node, inconsistentReason)
 	case !conf.inSync(r.cfg.Node):
 		return p, false, fmt.Errorf("%w: the replica on %s is not in sync; %v have every acknowledged write", ErrRefused, r.cfg.Node, conf.InSync)
 	}

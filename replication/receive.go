@@ -180,7 +180,7 @@ func (v *Volume) startApply(r *request, b Batch) {
 // finishApplyLocked acknowledges a Secondary's write; it unlocks v.mu.
 func (v *Volume) finishApplyLocked(r *request, b Batch) {
 	s, local := r.origin, v.local
-	if !s.closed {
+	if !s.closed && r.err == nil {
 		s.header = Header{Type: FrameWriteAck, Seq: r.seq, Generation: s.generation}
 		s.ackWriter.append(&s.header, nil)
 	}

@@ -308,9 +308,11 @@ func (r *Resource) promise(conf *Configuration) error {
 func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
 	sb.Promised = max(sb.Promised, conf.Generation)
 	if member {
-		sb.LastInSync, sb.DataGeneration = conf.Generation, conf.Generation
 		if mine := conf.replica(r.cfg.Node); sb.Inconsistent && mine.AdmittedAt > sb.InconsistentSince {
 			sb.Inconsistent, sb.InconsistentSince = false, 0
+		}
+		if !sb.Inconsistent { // else the record does not know yet what became of this disk
+			sb.LastInSync, sb.DataGeneration = conf.Generation, conf.Generation
 		}
 		sb.JustCreated = sb.JustCreated && conf.Generation <= 1
 	}

@@ -395,7 +395,7 @@ func (v *Volume) resyncWritten(r *request, b Batch) {
 	st.written = append(st.written, span{r.offsetBytes, r.lengthBytes})
 	st.done += r.lengthBytes
 	st.flying--
-	if !s.closed {
+	if !s.closed && r.err == nil {
 		s.header = Header{Type: FrameResyncWritten, Seq: r.seq, Offset: r.offsetBytes, Length: r.lengthBytes}
 		s.ackWriter.append(&s.header, nil)
 		if v.local != nil {

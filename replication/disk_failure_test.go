@@ -1,0 +1,243 @@
+package replication
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"duet/bitmap"
+)
+
+// try does one operation and returns its error.
+func (c *testCluster) try(name string, operation func(v *Volume, done waitCompletion)) error {
+	done := make(waitCompletion, 1)
+	operation(c.nodes[name].resource.Volume(), done)
+	return <-done
+}
+
+func (c *testCluster) tryWrite(name string, off uint64, p []byte) error {
+	return c.try(name, func(v *Volume, done waitCompletion) { v.Write(p, off, false, nil, done) })
+}
+
+func (c *testCluster) tryFlush(name string) error {
+	return c.try(name, func(v *Volume, done waitCompletion) { v.Flush(nil, done) })
+}
+
+func (c *testCluster) tryRead(name string, off uint64, p []byte) error {
+	return c.try(name, func(v *Volume, done waitCompletion) { v.Read(p, off, nil, done) })
+}
+
+func (c *testCluster) inSync() string {
+	c.arbiter.mu.Lock()
+	defer c.arbiter.mu.Unlock()
+	return fmt.Sprint(c.arbiter.conf.InSync)
+}
+
+func (c *testCluster) diskState(name string) string { return c.nodes[name].resource.Status().DiskState }
+
+// The Primary's disk refuses an operation: the application notices nothing, the Primary goes on through its peer, and
+// gets everything back when it has a disk again.
+func TestPrimaryGoesOnWithoutItsDisk(t *testing.T) {
+	for _, operation := range []string{"write", "sync"} {
+		t.Run(operation, func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 20)
+			c.nodes["a"].disk.failing(operation, syscall.EIO)
+			want := randomBytes(2 * bitmap.BlockBytes)
+			if err := c.tryWrite("a", 40960, want); err != nil {
+				t.Fatalf("write: %v", err)
+			}
+			if err := c.tryFlush("a"); err != nil {
+				t.Fatalf("flush: %v", err)
+			}
+			c.wait("a leaves the set", func() bool { return c.inSync() == "[b]" && c.diskState("a") == "Failed" })
+			got := make([]byte, len(want))
+			if err := c.tryRead("a", 40960, got); err != nil || string(got) != string(want) {
+				t.Fatalf("read through the peer: other data, or %v", err)
+			}
+			c.writeSome("a", 20)
+			if err := c.tryFlush("a"); err != nil {
+				t.Fatalf("flush without the disk: %v", err)
+			}
+			c.crash("a")
+			c.nodes["a"].disk.fault.Store(nil)
+			c.start("a")
+			c.wait("b takes over", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
+			c.wait("a in sync again", c.allInSync)
+			c.equal()
+		})
+	}
+}
+
+// A Secondary whose disk refuses an operation is out before anything is acknowledged that it does not have.
+func TestSecondaryDiskFails(t *testing.T) {
+	for _, operation := range []string{"write", "sync"} {
+		t.Run(operation, func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 20)
+			c.nodes["b"].disk.failing(operation, syscall.EIO)
+			for i := range 20 {
+				if err := c.tryWrite("a", uint64(i)*65536, randomBytes(4096)); err != nil {
+					t.Fatalf("write %d: %v", i, err)
+				}
+				if got := c.inSync(); operation == "write" && got != "[a]" {
+					t.Fatalf("write %d was acknowledged with %s in sync", i, got)
+				}
+			}
+			if err := c.tryFlush("a"); err != nil {
+				t.Fatalf("flush: %v", err)
+			}
+			if got := c.inSync(); got != "[a]" {
+				t.Fatalf("acknowledged with %s in sync", got)
+			}
+			c.wait("b says so", func() bool { return c.diskState("b") == "Failed" })
+			c.crash("b")
+			c.nodes["b"].disk.fault.Store(nil)
+			c.start("b")
+			c.wait("b in sync again", c.allInSync)
+			c.equal()
+		})
+	}
+}
+
+// The only in-sync disk is kept: what it refuses fails for the application, and nothing later succeeds as if nothing had
+// happened.
+func TestOnlyDiskFails(t *testing.T) {
+	c := newTestCluster(t, "a")
+	c.promote("a")
+	want := randomBytes(4096)
+	if err := c.tryWrite("a", 8192, want); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["a"].disk.failing("sync", syscall.EIO)
+	if err := c.tryFlush("a"); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("the flush that failed: %v", err)
+	}
+	c.nodes["a"].disk.fault.Store(nil) // the kernel reports a lost write-back once
+	if err := c.tryFlush("a"); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a flush after a failed one: %v", err)
+	}
+	if err := c.tryWrite("a", 0, want); !errors.Is(err, syscall.EIO) {
+		t.Errorf("a write after a failed flush: %v", err)
+	}
+	got := make([]byte, len(want))
+	if err := c.tryRead("a", 8192, got); err != nil || string(got) != string(want) {
+		t.Errorf("a read after a failed flush: other data, or %v", err)
+	}
+	c.crash("a")
+	c.start("a")
+	c.promote("a")
+	if err := c.tryRead("a", 8192, got); err != nil || string(got) != string(want) {
+		t.Errorf("after a restart: other data, or %v", err)
+	}
+	c.writeSome("a", 3)
+}
+
+// A flush that waits for its turn behind one that fails is not answered by asking the disk again: it would say that all is
+// well.
+func TestFlushBehindAFailedOne(t *testing.T) {
+	c := newTestCluster(t, "a")
+	c.promote("a")
+	c.write("a", 8192, randomBytes(4096))
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var once atomic.Bool
+	c.nodes["a"].disk.fault.Store(func() *func(string) error {
+		fault := func(operation string) error {
+			if operation != "sync" || once.Swap(true) {
+				return nil
+			}
+			close(asked)
+			<-answer
+			return syscall.EIO
+		}
+		return &fault
+	}())
+	first, second := make(waitCompletion, 1), make(waitCompletion, 1)
+	v := c.nodes["a"].resource.Volume()
+	v.Flush(nil, first)
+	<-asked
+	v.Flush(nil, second)
+	close(answer)
+	if err := <-first; !errors.Is(err, syscall.EIO) {
+		t.Errorf("the first: %v", err)
+	}
+	if err := <-second; !errors.Is(err, syscall.EIO) {
+		t.Errorf("the second: %v", err)
+	}
+}
+
+// A read that fails on the only copy is an error for itself alone; with a second copy it is none at all.
+func TestReadFails(t *testing.T) {
+	t.Run("only copy", func(t *testing.T) {
+		c := newTestCluster(t, "a")
+		c.promote("a")
+		c.writeSome("a", 5)
+		c.nodes["a"].disk.failing("read", syscall.EIO)
+		if err := c.tryRead("a", 0, make([]byte, 4096)); !errors.Is(err, syscall.EIO) {
+			t.Fatalf("%v", err)
+		}
+		c.nodes["a"].disk.fault.Store(nil)
+		c.writeSome("a", 5)
+		c.flush("a")
+	})
+	t.Run("two copies", func(t *testing.T) {
+		c := newTestCluster(t, "a", "b")
+		c.promote("a")
+		want := randomBytes(4096)
+		if err := c.tryWrite("a", 8192, want); err != nil {
+			t.Fatal(err)
+		}
+		c.nodes["a"].disk.failing("read", syscall.EIO)
+		got := make([]byte, len(want))
+		if err := c.tryRead("a", 8192, got); err != nil || string(got) != string(want) {
+			t.Fatalf("other data, or %v", err)
+		}
+	})
+}
+
+// The metadata of the Primary fail: it may not act any more as if a crash could be recovered from.
+func TestMetadataFail(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.write("a", 0, randomBytes(4096))
+	c.nodes["a"].meta.failing("write", syscall.EIO)
+	for i := range 6 { // each in a cold extent
+		if err := c.tryWrite("a", uint64(i)*bitmap.ExtentBytes, randomBytes(4096)); err != nil {
+			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+	c.wait("a goes on through b", func() bool { return c.inSync() == "[b]" })
+}
+
+// A disk that was restored without its metadata, or the other way round, is not in sync whatever the record says.
+func TestDiskAndMetadataOfDifferentTimes(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 10)
+	c.crash("b")
+	c.start("b")
+	c.wait("b in sync again", c.allInSync)
+	if err := c.nodes["a"].resource.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.nodes["b"].resource.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["a"].resource, c.nodes["b"].resource = nil, nil
+	b := c.nodes["b"]
+	b.disk.tag -= 2
+	clear(b.disk.p[:1<<20]) // an older image
+	c.start("b")
+	if err := c.nodes["b"].resource.Promote(t.Context()); err == nil || !strings.Contains(err.Error(), "can't be trusted") {
+		t.Fatalf("promoted, or %v", err)
+	}
+	c.start("a")
+	c.promote("a")
+	c.wait("b in sync again", c.allInSync)
+	c.equal()
+}
