@@ -234,6 +234,7 @@ func (r *Resource) activityLogFull() {
 	}
 	store, mask := v.local.store, r.learned.othersMask(r.cfg.Node)
 	epoch := v.epoch
+	v.spilled = epoch
 	v.log.runs(func(off, n uint64) { store.Set(mask, off, n) })
 	v.mu.Unlock()
 	if err := store.Persist(mask); err != nil {

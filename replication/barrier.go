@@ -1,6 +1,10 @@
 package replication
 
-import "time"
+import (
+	"time"
+
+	"duet/bitmap"
+)
 
 // barrier makes an epoch durable: on every peer that gets writes, and on the local disk once the epoch's requests have
 // finished. On a Secondary it is the local half of the Primary's, answered through origin. One is in progress at a time;
@@ -144,6 +148,21 @@ func (v *Volume) retireLocked(epoch uint64) {
 			local.store.Release(extent, extent)
 		}
 	})
+}
+
+// clearSpilledLocked takes back the bits towards in-sync replicas that were set to make room in the activity log. What
+// they stand for is durable on all of them now that the epoch is stable; what came later is in the transfer log.
+func (v *Volume) clearSpilledLocked(stable uint64) {
+	if v.local == nil || v.spilled == 0 || stable < v.spilled {
+		return
+	}
+	v.spilled = 0
+	store, inside := v.local.store, v.others&^v.outside
+	for slot := range bitmap.Slots {
+		if inside&bitmap.SlotBit(slot) != 0 {
+			store.ClearAll(slot)
+		}
+	}
 }
 
 // barrierAnsweredLocked notes that s has made the epoch durable.

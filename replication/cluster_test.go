@@ -150,13 +150,18 @@ type testCluster struct {
 const testDeviceBytes = 32 << 20
 
 func newTestCluster(t *testing.T, names ...string) *testCluster {
+	return newTestClusterWithLog(t, 0, names...)
+}
+
+// newTestClusterWithLog makes the activity logs as small as wanted; 0 extents mean the default.
+func newTestClusterWithLog(t *testing.T, extents int, names ...string) *testCluster {
 	c := &testCluster{t: t, nodes: map[string]*testNode{}}
 	conf := Configuration{Resource: "r0", ResourceID: [16]byte{1}, SizeBytes: testDeviceBytes, Generation: 1, Clean: true, InSync: names}
 	for slot, name := range names {
 		conf.Replicas = append(conf.Replicas, Replica{Node: name, Slot: slot, AdmittedAt: 1})
 		n := &testNode{name: name, disk: &memoryDisk{p: make([]byte, testDeviceBytes)},
-			meta: &memoryDisk{p: make([]byte, MetadataBytes(testDeviceBytes, 0))}}
-		cfg := FormatConfig{ClusterID: "c", Resource: "r0", Node: name, ResourceID: conf.ResourceID, Slot: slot, SizeBytes: testDeviceBytes}
+			meta: &memoryDisk{p: make([]byte, MetadataBytes(testDeviceBytes, extents))}}
+		cfg := FormatConfig{ClusterID: "c", Resource: "r0", Node: name, ResourceID: conf.ResourceID, Slot: slot, SizeBytes: testDeviceBytes, ALExtents: extents}
 		if err := Format(n.meta, cfg); err != nil {
 			t.Fatal(err)
 		}

@@ -65,6 +65,7 @@ func (s *session) handleControl(h *Header, payload []byte) error {
 	case FrameStable:
 		v.mu.Lock()
 		v.retireLocked(h.Epoch)
+		v.clearSpilledLocked(h.Epoch)
 		v.mu.Unlock()
 	case FrameRead:
 		return s.serveRead(h)

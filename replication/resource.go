@@ -233,7 +233,7 @@ func (r *Resource) adopt(conf Configuration) {
 	}
 	v.mu.Lock()
 	v.generation, v.ackDurable = conf.Generation, conf.AckDurable
-	v.outside = conf.outsideMask(r.cfg.Node)
+	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
 	for _, s := range v.legs {
 		v.outside &^= bitmap.SlotBit(s.slot)
 	}
@@ -249,11 +249,11 @@ func (r *Resource) adopt(conf Configuration) {
 	if conf.Primary != old.Primary && !mine {
 		r.emit("role", conf.Primary, "Primary", fmt.Sprintf("generation %d", conf.Generation))
 	}
+	r.announce() // before the barrier that waits for a removed peer ends: who hears Stable must know of the removal
 	r.releaseRemoved()
 	if r.detached {
 		r.settleStuck()
 	}
-	r.announce()
 }
 
 // turnLogIntoBitsLocked sets bits for what is not stable: towards every other replica when the Primary changes, else

@@ -64,8 +64,9 @@ type Volume struct {
 	localDead  bool       // the disk failed; operations on it are held in stuckLocal until the configuration says how to go on
 	generation uint64     // tags every message of a Primary
 	ackDurable bool
-	legs       []*session // who gets each write, and must acknowledge it; replaced, never changed in place
-	outside    bitmap.SlotMask
+	legs       []*session      // who gets each write, and must acknowledge it; replaced, never changed in place
+	outside    bitmap.SlotMask // the other replicas that do not get the writes
+	others     bitmap.SlotMask // all other replicas
 	ranges     rangeLock
 	log        transferLog
 	parked     []*request // submitted while suspended; hold nothing
@@ -79,6 +80,7 @@ type Volume struct {
 	flushes   []*request
 	wanted    bool // another barrier is to follow the one in progress
 	stable    uint64
+	spilled   uint64    // a Secondary's: through this epoch unstable ranges were made bits, to make room in the activity log
 	touched   bool      // the transfer log has grown since the last look
 	sealedAt  time.Time // when the last barrier began
 
