@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 
-	"duet/internal/linger"
 	"duet/nbd/internal/wire"
 )
 
@@ -70,9 +69,6 @@ func newTransmission(ctx context.Context, s *session, chosen *selection) *transm
 		ended:   make(chan struct{}),
 	}
 	s.in.grow(transmissionInboxBytes)
-	if s.transport == s.socket {
-		s.in.source = linger.NewReader(s.socket)
-	}
 	s.in.beforeRead = t.burst.end
 	t.turn <- struct{}{}
 	return t

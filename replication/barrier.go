@@ -19,6 +19,9 @@ type barrier struct {
 	origin  *session // on a Secondary: who asked
 }
 
+// resyncBarrier bounds how much of a resync is done again when it is interrupted.
+const resyncBarrier = 5 * time.Second
+
 // localBarrier is how far the local disk is.
 type localBarrier uint8
 
@@ -182,8 +185,9 @@ func (v *Volume) dueBarrier(idle, busy time.Duration) {
 	quiet := !v.touched
 	v.touched = false
 	age := time.Since(v.sealedAt)
-	pending := !v.log.empty() || v.writtenUnsealedLocked()
-	if v.gate == gateOpen && v.barrier == nil && pending && (quiet && age >= idle || age >= busy) {
+	resyncing := v.writtenUnsealedLocked()
+	due := quiet && age >= idle || age >= busy || resyncing && age >= resyncBarrier
+	if v.gate == gateOpen && v.barrier == nil && (resyncing || !v.log.empty()) && due {
 		send = v.wantBarrierLocked()
 	}
 	v.mu.Unlock()

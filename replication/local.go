@@ -36,8 +36,18 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 			v.localError(r, err)
 			return
 		}
+		if r.resynced {
+			startWriteback(local.disk, r)
+		}
 	}
 	v.legDone(r, b)
+}
+
+// startWriteback sees to it that the disk is busy while a resync goes on, and not only with the flush at its end.
+func startWriteback(disk Disk, r *request) {
+	if d, ok := disk.(interface{ StartWriteback(off, n int64) }); ok && r.op == opWrite {
+		d.StartWriteback(int64(r.offsetBytes), int64(r.lengthBytes))
+	}
 }
 
 // localError keeps r and tells the control loop.

@@ -240,6 +240,7 @@ func (s *session) sourceWritten(h *Header, text []byte) error {
 	s.resync.written = append(s.resync.written, span{r.offsetBytes, r.lengthBytes})
 	s.resync.done += r.lengthBytes
 	last := s.resync.scanned && len(s.resync.reading) == 0
+	v.touched = true // a barrier now and then is enough while the resync goes on
 	v.releaseLocked(r, nil)
 	if last {
 		s.finishResync()

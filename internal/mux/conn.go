@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"net"
 
-	"duet/internal/linger"
 	"duet/internal/pki"
 )
 
@@ -26,21 +25,13 @@ type Conn struct {
 // and non-blocking writes can be done directly. With TLS it returns a connection
 // that is nothing but a net.Conn: there is no way down to the TCP connection, so
 // that a fast path can't write around the encryption by mistake.
-func (c *Conn) NetConn() net.Conn {
-	if socket, plain := c.PlainConn(); plain {
-		return socket
-	}
-	return c.Conn
-}
+func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // PlainConn returns the TCP connection, and true, if there is no TLS that writes
 // would have to go through.
 func (c *Conn) PlainConn() (net.Conn, bool) {
-	socket, plain := c.Conn.(*linger.Conn)
-	if !plain {
-		return nil, false
-	}
-	return socket.NetConn(), true
+	_, secured := c.Conn.(sealed)
+	return c.Conn, !secured
 }
 
 // sealed hides all of a TLS connection but net.Conn, NetConn above all.

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"duet/internal/linger"
 	"duet/internal/pki"
 )
 
@@ -130,7 +129,6 @@ func (d *Dialer) introduceWithin(ctx context.Context, transport net.Conn, node s
 
 // introduce does the dialing end's part.
 func (d *Dialer) introduce(transport net.Conn, node string, channel Channel) (*Conn, error) {
-	transport = linger.NewConn(transport)
 	p := preface{channel: channel}
 	var proven *pki.Identity
 	if d.secure == nil {

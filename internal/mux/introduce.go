@@ -8,7 +8,6 @@ import (
 	"net"
 	"time"
 
-	"duet/internal/linger"
 	"duet/internal/pki"
 )
 
@@ -27,7 +26,7 @@ func (m *Mux) answer(h *handshake) (*Conn, *channelListener, error) {
 	if err := h.conn.SetDeadline(time.Now().Add(m.config.HandshakeTimeout)); err != nil {
 		return nil, nil, err
 	}
-	transport, proven, err := m.secure(linger.NewConn(h.conn))
+	transport, proven, err := m.secure(h.conn)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -136,10 +135,10 @@ func explainRefusal(err error, transport net.Conn) error {
 	return err
 }
 
-// readOut lets the other end read what it was told: it ends our direction, then
+// linger lets the other end read what it was told: it ends our direction, then
 // waits, within bounds, for the other end to hang up. All errors mean the same
 // here, that the connection is gone.
-func readOut(conn net.Conn) {
+func linger(conn net.Conn) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok || tcp.CloseWrite() != nil || tcp.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
 		return

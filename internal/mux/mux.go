@@ -261,7 +261,7 @@ func (m *Mux) introduce(h *handshake) {
 	conn, listener, err := m.answer(h)
 	if err != nil {
 		m.log.note("a connection between nodes came to nothing", h.conn, err)
-		readOut(h.conn)
+		linger(h.conn)
 	}
 	inTime := m.release(h)
 	switch {
