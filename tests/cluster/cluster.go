@@ -224,11 +224,12 @@ func (r *Resource) inSync(nodes int) error {
 	return nil
 }
 
-// Stop ends all nodes in good order, the Primary of nothing first: witnesses and the later data nodes.
+// Stop ends all nodes in good order: data nodes first, so that a Primary among them can give its role up while there is
+// still a majority to agree, and the witness last.
 func (c *Cluster) Stop(ctx context.Context) error {
 	var failures []error
-	for i := len(c.Nodes) - 1; i >= 0; i-- {
-		failures = append(failures, c.Nodes[i].Stop(ctx))
+	for _, n := range c.Nodes {
+		failures = append(failures, n.Stop(ctx))
 	}
 	return errors.Join(failures...)
 }
