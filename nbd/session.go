@@ -185,7 +185,7 @@ func (s *session) awaitRevocation(revoked <-chan struct{}) {
 
 // reset ends the connection and drops what the kernel still holds of it.
 func (s *session) reset() {
-	if tcp, ok := s.socket.(*net.TCPConn); ok {
+	if tcp, ok := s.socket.(interface{ SetLinger(seconds int) error }); ok {
 		if err := tcp.SetLinger(0); err != nil {
 			s.log.Debug("reset failed, closing", "error", err)
 		}

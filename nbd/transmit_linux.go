@@ -74,10 +74,7 @@ func (v *vector) writev(fd uintptr) (int, syscall.Errno) {
 
 // nonBlockingSide returns the raw form of a plain socket, nil for anything else.
 func nonBlockingSide(conn net.Conn) (syscall.RawConn, error) {
-	switch socket := conn.(type) {
-	case *net.TCPConn:
-		return socket.SyscallConn()
-	case *net.UnixConn:
+	if socket, ok := conn.(syscall.Conn); ok {
 		return socket.SyscallConn()
 	}
 	return nil, nil

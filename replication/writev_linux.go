@@ -31,16 +31,11 @@ func newVectorSocket(conn net.Conn) *vectorSocket {
 			return nil
 		}
 	}
-	var raw syscall.RawConn
-	var err error
-	switch socket := conn.(type) {
-	case *net.TCPConn:
-		raw, err = socket.SyscallConn()
-	case *net.UnixConn:
-		raw, err = socket.SyscallConn()
-	default:
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
 		return nil
 	}
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return nil // closed already: the ordinary way reports it
 	}

@@ -22,10 +22,12 @@ var directions = map[string][]string{
 	"duet/internal/config":  {"duet/internal/pki", "duet/internal/mux", "duet/internal/device"},
 	"duet/internal/device":  {},
 	"duet/internal/pki":     {},
-	"duet/internal/mux":     {"duet/internal/pki"},
+	"duet/internal/mux":     {"duet/internal/pki", "duet/internal/socket"},
+	"duet/internal/socket":  {},
 	"duet/internal/node": {
 		"duet/replication", "duet/bitmap", "duet/nbd", "duet/quorum",
 		"duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki", "duet/internal/mux",
+		"duet/internal/socket",
 	},
 	"duet/cmd/duet": {
 		"duet/internal/node", "duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki",

@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"duet/internal/pki"
+	"duet/internal/socket"
 )
 
 // Conn is a connection whose introduction is done: channel and other end are
@@ -19,19 +20,44 @@ type Conn struct {
 	// Kind is what the other end is. Without TLS every node claims to be a
 	// data node.
 	Kind pki.Kind
+
+	base *transport
+}
+
+// transport is the socket of a connection, below TLS. It is replaced at most
+// once, before the connection is used.
+type transport struct {
+	net.Conn
+}
+
+// TakeOut takes the connection out of the runtime's poller: see package socket.
+// It is for connections that are always busy or few, and must be called before
+// anything else is done with the connection.
+func (c *Conn) TakeOut() error {
+	direct, err := socket.New(c.base.Conn)
+	if err != nil {
+		return err
+	}
+	c.base.Conn = direct
+	return nil
 }
 
 // NetConn returns the *net.TCPConn of a connection without TLS, on which vectored
 // and non-blocking writes can be done directly. With TLS it returns a connection
 // that is nothing but a net.Conn: there is no way down to the TCP connection, so
 // that a fast path can't write around the encryption by mistake.
-func (c *Conn) NetConn() net.Conn { return c.Conn }
+func (c *Conn) NetConn() net.Conn {
+	if plain, ok := c.PlainConn(); ok {
+		return plain
+	}
+	return c.Conn
+}
 
 // PlainConn returns the TCP connection, and true, if there is no TLS that writes
 // would have to go through.
 func (c *Conn) PlainConn() (net.Conn, bool) {
 	_, secured := c.Conn.(sealed)
-	return c.Conn, !secured
+	return c.base.Conn, !secured
 }
 
 // sealed hides all of a TLS connection but net.Conn, NetConn above all.
@@ -40,11 +66,17 @@ type sealed struct {
 }
 
 // newConn wraps what came out of an introduction.
-func newConn(transport net.Conn, channel Channel, identity pki.Identity) *Conn {
-	if secured, ok := transport.(*tls.Conn); ok {
-		transport = sealed{secured}
+func newConn(conn net.Conn, channel Channel, identity pki.Identity) *Conn {
+	c := &Conn{Conn: conn, Channel: channel, Node: identity.Name, Kind: identity.Kind}
+	if secured, ok := conn.(*tls.Conn); ok {
+		c.Conn, conn = sealed{secured}, secured.NetConn()
 	}
-	return &Conn{Conn: transport, Channel: channel, Node: identity.Name, Kind: identity.Kind}
+	if base, ok := conn.(*transport); ok {
+		c.base = base
+	} else {
+		c.base = &transport{conn}
+	}
+	return c
 }
 
 // PeerOf returns who is at the other end of a connection from this package.

@@ -128,22 +128,23 @@ func (d *Dialer) introduceWithin(ctx context.Context, transport net.Conn, node s
 }
 
 // introduce does the dialing end's part.
-func (d *Dialer) introduce(transport net.Conn, node string, channel Channel) (*Conn, error) {
+func (d *Dialer) introduce(conn net.Conn, node string, channel Channel) (*Conn, error) {
+	conn = &transport{conn}
 	p := preface{channel: channel}
 	var proven *pki.Identity
 	if d.secure == nil {
 		p.node = d.node
 	} else {
-		secured, identity, err := d.handshake(transport, node)
+		secured, identity, err := d.handshake(conn, node)
 		if err != nil {
 			return nil, err
 		}
-		transport, proven = secured, &identity
+		conn, proven = secured, &identity
 	}
-	if _, err := io.WriteString(transport, p.line()); err != nil {
+	if _, err := io.WriteString(conn, p.line()); err != nil {
 		return nil, pki.Explain(err)
 	}
-	line, err := readLine(transport)
+	line, err := readLine(conn)
 	if err != nil {
 		return nil, pki.Explain(err)
 	}
@@ -155,7 +156,7 @@ func (d *Dialer) introduce(transport net.Conn, node string, channel Channel) (*C
 	if err != nil {
 		return nil, err
 	}
-	return newConn(transport, channel, identity), nil
+	return newConn(conn, channel, identity), nil
 }
 
 func (d *Dialer) handshake(transport net.Conn, node string) (net.Conn, pki.Identity, error) {

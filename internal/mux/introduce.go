@@ -26,7 +26,7 @@ func (m *Mux) answer(h *handshake) (*Conn, *channelListener, error) {
 	if err := h.conn.SetDeadline(time.Now().Add(m.config.HandshakeTimeout)); err != nil {
 		return nil, nil, err
 	}
-	transport, proven, err := m.secure(h.conn)
+	transport, proven, err := m.secure(&transport{h.conn})
 	if err != nil {
 		return nil, nil, err
 	}

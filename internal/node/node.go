@@ -85,6 +85,11 @@ func (n *Node) dial(ctx context.Context, name string, channel mux.Channel) (net.
 	if err != nil {
 		return nil, err
 	}
+	if channel == mux.ChannelPeer {
+		if err := conn.TakeOut(); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+	}
 	return conn, nil
 }
 

@@ -209,6 +209,12 @@ func (n *Node) acceptPeers(l net.Listener) {
 			}
 			return
 		}
+		if peer, ok := conn.(*mux.Conn); ok {
+			if err := peer.TakeOut(); err != nil {
+				n.log.Error("accept a peer", "error", errors.Join(err, conn.Close()))
+				continue
+			}
+		}
 		n.loops.Go(func() { n.greetPeer(conn) })
 	}
 }

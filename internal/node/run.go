@@ -11,6 +11,7 @@ import (
 	"duet/internal/control"
 	"duet/internal/mux"
 	"duet/internal/pki"
+	"duet/internal/socket"
 	"duet/nbd"
 	"duet/quorum"
 )
@@ -247,12 +248,27 @@ func (n *Node) startNBD() error {
 	}
 	for _, l := range []net.Listener{tcp, unix} {
 		n.loops.Go(func() {
-			if err := n.nbd.Serve(l); err != nil {
+			if err := n.nbd.Serve(directListener{l}); err != nil {
 				n.log.Error("NBD server", "error", err)
 			}
 		})
 	}
 	return nil
+}
+
+// directListener takes the connections of NBD clients out of the runtime's poller. The server bounds how many there are.
+type directListener struct{ net.Listener }
+
+func (l directListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	direct, err := socket.New(conn)
+	if err != nil {
+		return conn, nil // slower, and as good
+	}
+	return direct, nil
 }
 
 func (n *Node) stopNBD() error {
