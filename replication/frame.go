@@ -321,18 +321,29 @@ func readPayload(br *bufio.Reader, h *Header, p []byte) error {
 	if len(p) != int(h.PayloadLength) {
 		panic(fmt.Sprintf("replication: buffer of %d bytes for a payload of %d", len(p), h.PayloadLength))
 	}
-	if _, err := io.ReadFull(br, p); err != nil {
-		if errors.Is(err, io.EOF) {
-			return io.ErrUnexpectedEOF
+	sum := uint32(0)
+	for rest := p; len(rest) > 0; {
+		piece := rest[:min(len(rest), checksumBytes)]
+		if _, err := io.ReadFull(br, piece); err != nil {
+			if errors.Is(err, io.EOF) {
+				return io.ErrUnexpectedEOF
+			}
+			return err
 		}
-		return err
+		sum = crc32.Update(sum, castagnoli, piece)
+		rest = rest[len(piece):]
 	}
-	return verifyPayload(h, p)
+	return h.compare(sum)
 }
 
+// checksumBytes is how much of a payload is summed up at a time, while it is still in the processor's cache.
+const checksumBytes = 128 << 10
+
 // verifyPayload compares p with the checksum that h carries.
-func verifyPayload(h *Header, p []byte) error {
-	if got := payloadChecksum(p); got != h.PayloadCRC {
+func verifyPayload(h *Header, p []byte) error { return h.compare(payloadChecksum(p)) }
+
+func (h *Header) compare(got uint32) error {
+	if got != h.PayloadCRC {
 		return fmt.Errorf("%w: %s carries %#08x, computed %#08x", errFramePayloadCRC, h.Type, h.PayloadCRC, got)
 	}
 	return nil

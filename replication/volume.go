@@ -293,10 +293,19 @@ func (v *Volume) start(r *request, b Batch) {
 		s.sendRequestLocked(r)
 	}
 	v.mu.Unlock()
+	if r.lengthBytes > inlineBytes { // a worker writes while this goroutine sends; r lives on, its legs are not sent yet
+		v.writeLocal(r, b)
+		flushLegs(legs, b)
+		return
+	}
+	flushLegs(legs, b)
+	v.writeLocal(r, b)
+}
+
+func flushLegs(legs []*session, b Batch) {
 	for _, s := range legs {
 		flushOrDefer(b, s.dataWriter)
 	}
-	v.writeLocal(r, b)
 }
 
 // haltLocked keeps r, which holds range and extents, until the gate opens; it unlocks v.mu.
