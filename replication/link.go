@@ -27,6 +27,7 @@ type link struct {
 	known      bool   // this Primary knows every block that the peer may have changed
 	lost       bool   // a member whose session ended: its removal has to be committed
 	adding     bool   // its admission may be in flight
+	equal      bool   // it left in good order, with everything there is on stable media, and nothing was started since
 	reason     string
 	orphans    []*request // legs that wait for the commit
 	former     *session
@@ -322,7 +323,7 @@ func (l *link) install(mine *hello, theirs hello, data, ack net.Conn) {
 	}
 	s := newSession(r, theirs, data, ack)
 	s.slot = l.slot
-	l.session, l.begun, l.engaged, l.reason = s, false, 0, ""
+	l.session, l.begun, l.engaged, l.equal, l.reason = s, false, 0, false, ""
 	r.emit("connection", l.node, "Connected", "")
 	r.loops.Go(s.run)
 }
@@ -339,6 +340,7 @@ func (r *Resource) sessionEnded(s *session) {
 	v.removeLegLocked(s)
 	l.orphans = append(l.orphans, s.pending.takeAll()...)
 	reads := s.reads.takeAll()
+	l.equal = errors.Is(s.cause, errGoodbye) && len(l.orphans) == 0 && v.inOpen+v.inClosing == 0 && v.flushedLocked()
 	if !r.serving && s.generation > 0 {
 		conf := r.adopted
 		r.turnLogIntoBitsLocked(&conf, false)

@@ -97,6 +97,9 @@ func (r *Resource) propose() {
 	}
 	p := Proposal{Resource: r.adopted.Resource, Generation: r.adopted.Generation, Node: r.cfg.Node, Incarnation: r.cfg.Incarnation}
 	for _, l := range r.links {
+		if r.demoting != nil && l.equal {
+			continue // nothing is written any more either, so it stays in the set
+		}
 		member := r.adopted.inSync(l.node)
 		missing := l.session == nil && (l.lost || time.Now().After(r.graceEnd))
 		unusable := l.session != nil && !l.begun && l.session.hello.unusable() // what it was before this session's resync

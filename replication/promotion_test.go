@@ -2,6 +2,7 @@ package replication
 
 import (
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -78,5 +79,29 @@ func TestResyncNeedsOneAttempt(t *testing.T) {
 	c.equal()
 	if n := again.Load(); n > 0 {
 		t.Errorf("%d of 30 resyncs began again", n)
+	}
+}
+
+// When everything is stopped at once, a Secondary may be gone before the Primary has given its role up. It has everything
+// and stays in the set.
+func TestSecondaryLeavesDuringTheDemotion(t *testing.T) {
+	for range 20 {
+		c := newTestCluster(t, "a", "b")
+		c.promote("a")
+		c.writeSome("a", 10)
+		var stops sync.WaitGroup
+		for _, name := range []string{"a", "b"} {
+			stops.Go(func() {
+				if err := c.nodes[name].resource.Close(t.Context()); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		stops.Wait()
+		if got := c.inSync(); got != "[a b]" {
+			t.Fatalf("in sync are %s", got)
+		}
+		c.equal()
+		c.nodes["a"].resource, c.nodes["b"].resource = nil, nil
 	}
 }

@@ -38,7 +38,7 @@ func TestOrderlyRestartResyncsNothing(t *testing.T) {
 	})
 	t.Run("all at once", func(t *testing.T) {
 		s := &scenario{Cluster: s.Cluster, t: t, dir: s.dir}
-		s.within(settleTimeout, s.Stop)
+		s.within(settleTimeout, s.StopAtOnce)
 		for _, n := range s.Nodes {
 			if err := n.Run(); err != nil {
 				t.Fatal(err)

@@ -21,7 +21,9 @@ import (
 const (
 	startLimit = 10 * time.Minute // to find the cluster at a start; until then the node says what it waits for
 	stopLimit  = 15 * time.Second // to leave in good order
-	askLimit   = 20 * time.Second // for what another node is asked
+	// outlastLimit is how long a node that stops stays a voter for the sake of Primaries that may be stopping too.
+	outlastLimit = 1500 * time.Millisecond
+	askLimit     = 20 * time.Second // for what another node is asked
 )
 
 // Options are what `duet run` is given.

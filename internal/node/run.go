@@ -91,6 +91,7 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, peers.Close()) }()
+	defer n.outlastPrimaries()
 	defer n.stopResources()
 	if err := n.serve(peers); err != nil {
 		return err
@@ -254,6 +255,28 @@ func (n *Node) startNBD() error {
 		})
 	}
 	return nil
+}
+
+// outlastPrimaries keeps this voter for a moment while other nodes are Primary: when the whole cluster is stopped at once,
+// they need a majority to give their roles up in good order.
+func (n *Node) outlastPrimaries() {
+	if n.quorum.Status().Leader == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), outlastLimit)
+	defer cancel()
+	err := n.waitFor(ctx, "the Primaries", func() bool {
+		state := n.quorum.State()
+		for _, r := range state.Resources {
+			if r.Primary != "" && r.Primary != n.config.Name && state.Nodes[r.Primary].Incarnation == r.PrimaryIncarnation {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		n.log.Debug("other nodes are Primary and go on", "error", err)
+	}
 }
 
 // directListener takes the connections of NBD clients out of the runtime's poller. The server bounds how many there are.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -231,6 +232,17 @@ func (c *Cluster) Stop(ctx context.Context) error {
 	for _, n := range c.Nodes {
 		failures = append(failures, n.Stop(ctx))
 	}
+	return errors.Join(failures...)
+}
+
+// StopAtOnce tells all nodes to end in good order at the same time, as when everything is switched off.
+func (c *Cluster) StopAtOnce(ctx context.Context) error {
+	failures := make([]error, len(c.Nodes))
+	var stops sync.WaitGroup
+	for i, n := range c.Nodes {
+		stops.Go(func() { failures[i] = n.Stop(ctx) })
+	}
+	stops.Wait()
 	return errors.Join(failures...)
 }
 
