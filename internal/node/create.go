@@ -41,6 +41,7 @@ func (n *Node) ResourceCreate(ctx context.Context, r *control.ResourceCreateRequ
 		}
 		return committed.Primary != ""
 	})
+	n.waitServing(ctx, r.Name)
 	warnings := c.warnings(n.quorum.State())
 	if err != nil {
 		warnings = append(warnings, fmt.Sprintf("%s is not Primary yet: %v; run `duet primary %s` there", c.preferred, err, r.Name))
@@ -48,6 +49,20 @@ func (n *Node) ResourceCreate(ctx context.Context, r *control.ResourceCreateRequ
 	answer := record(committed)
 	answer.Warnings = warnings
 	return answer, nil
+}
+
+// waitServing gives a Primary here the moment that it takes until its peers are connected, so that the first look at its
+// status is not at that. Nothing depends on it.
+func (n *Node) waitServing(ctx context.Context, resource string) {
+	h := n.held(resource)
+	if h == nil || h.resource == nil || !h.resource.Serving() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, reachLimit)
+	defer cancel()
+	if err := n.waitFor(ctx, resource+" to take requests", func() bool { return !h.resource.Status().Suspended }); err != nil {
+		n.log.Debug("just created", "resource", resource, "error", err)
+	}
 }
 
 // checkCreate refuses what the cluster doesn't have.
