@@ -18,9 +18,6 @@ import (
 
 // Run is the daemon: it takes its part in the cluster until ctx ends, and then leaves in good order.
 func Run(ctx context.Context, o Options) error {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
 	lock, err := o.Dir.Lock()
 	if err != nil {
 		return err
@@ -34,6 +31,9 @@ func Run(ctx context.Context, o Options) error {
 
 // open reads the directory and counts the start, before any contact with others.
 func open(o Options) (*Node, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	cfg, err := o.Dir.LoadNode()
 	if err != nil {
 		return nil, err
