@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -141,20 +140,19 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		n, _, errno := unix.Syscall(unix.SYS_READ, uintptr(c.fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
-		switch errno {
-		case 0:
-			if n == 0 {
-				return 0, c.unlessClosed(io.EOF)
-			}
-			return int(n), nil
-		case unix.EINTR:
-		case unix.EAGAIN:
+		n, err := unix.Read(c.fd, p) // with what the race detector has to know
+		switch {
+		case err == nil && n == 0:
+			return 0, c.unlessClosed(io.EOF)
+		case err == nil:
+			return n, nil
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
 			if err := c.wait(&c.read); err != nil {
 				return 0, err
 			}
 		default:
-			return 0, c.unlessClosed(os.NewSyscallError("read", errno))
+			return 0, c.unlessClosed(os.NewSyscallError("read", err))
 		}
 	}
 }
@@ -167,18 +165,17 @@ func (c *Conn) Write(p []byte) (int, error) {
 	defer c.leave()
 	written := 0
 	for written < len(p) {
-		rest := p[written:]
-		n, _, errno := unix.Syscall(unix.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(unsafe.SliceData(rest))), uintptr(len(rest)))
-		switch errno {
-		case 0:
-			written += int(n)
-		case unix.EINTR:
-		case unix.EAGAIN:
+		n, err := unix.Write(c.fd, p[written:])
+		switch {
+		case err == nil:
+			written += n
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
 			if err := c.wait(&c.write); err != nil {
 				return written, err
 			}
 		default:
-			return written, c.unlessClosed(os.NewSyscallError("write", errno))
+			return written, c.unlessClosed(os.NewSyscallError("write", err))
 		}
 	}
 	return written, nil
