@@ -29,16 +29,30 @@ func (d *Device) ReadNowaitAt(p []byte, off int64) (int, error) {
 	}
 	r.p = nil
 	nowaitReads.Put(r)
-	switch {
-	case err == nil && n == len(p):
-		return n, nil
-	case err != nil && notSupported(err):
+	if err = verdict(n, len(p), err); errors.Is(err, errNoNowait) {
 		d.noNowaitRead.Store(true)
 		return 0, ErrWouldBlock
-	case err == nil || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
-		return 0, ErrWouldBlock // a part of the range was in memory, or nothing
 	}
-	return 0, err
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// errNoNowait says that the filesystem or the kernel can't read without waiting, now and later.
+var errNoNowait = errors.New("no reading without waiting")
+
+// verdict says what a call that read n of want bytes, or failed, has to say about the range.
+func verdict(n, want int, err error) error {
+	switch {
+	case err == nil && n == want:
+		return nil
+	case err != nil && notSupported(err):
+		return errNoNowait
+	case err == nil || errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR):
+		return ErrWouldBlock // a part of the range was in memory, or nothing
+	}
+	return err
 }
 
 // nowaitRead is one preadv2 call in the making, pooled together with its function value as flaggedWrite is.

@@ -54,10 +54,13 @@ func (c *Conn) NetConn() net.Conn {
 }
 
 // PlainConn returns the TCP connection, and true, if there is no TLS that writes
-// would have to go through.
+// would have to go through. Else it returns nil, so that the socket under TLS
+// can't be used by who overlooks the answer.
 func (c *Conn) PlainConn() (net.Conn, bool) {
-	_, secured := c.Conn.(sealed)
-	return c.base.Conn, !secured
+	if _, secured := c.Conn.(sealed); secured {
+		return nil, false
+	}
+	return c.base.Conn, true
 }
 
 // sealed hides all of a TLS connection but net.Conn, NetConn above all.
