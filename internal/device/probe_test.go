@@ -99,23 +99,59 @@ func TestProbeSignatures(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.want, func(t *testing.T) {
 			path := writePatched(t, probeSizeBytes, c.patches...)
-			if got, err := Probe(path); err != nil || got != c.want {
+			if got, err := Probe(path, nil); err != nil || got != c.want {
 				t.Errorf("%+v: got %q, %v", c.patches, got, err)
 			}
 		})
 	}
 }
 
+// TestProbeStarts is about metadata in the middle of a disk, which only who knows
+// its layout can find; what the clients stored at the beginning does not hide it.
+func TestProbeStarts(t *testing.T) {
+	const magic, filesystem = "DUETSB01", "XFSB"
+	at := func(starts ...int64) Starts {
+		return func(diskBytes int64) []int64 {
+			if diskBytes != probeSizeBytes {
+				t.Errorf("asked for a disk of %d bytes", diskBytes)
+			}
+			return starts
+		}
+	}
+	cases := []struct {
+		want    string
+		starts  Starts
+		patches []patch
+	}{
+		{DuetMetadata, at(4 << 20), []patch{{4 << 20, magic}}},
+		{DuetMetadata, at(1<<20, 4<<20), []patch{{0, filesystem}, {4 << 20, magic}}},
+		{DuetMetadata, at(4 << 20), []patch{{0, filesystem}, {4<<20 + 4096, magic}}},
+		{DuetMetadata, at(probeSizeBytes - 8), []patch{{0, filesystem}, {-8, magic}}},
+		{DuetMetadata, at(0), []patch{{0, magic}}},
+		{"an XFS filesystem", at(4 << 20), []patch{{0, filesystem}, {4<<20 + 8192, magic}}},
+		{"an XFS filesystem", at(), []patch{{0, filesystem}, {4 << 20, magic}}},
+		{"an XFS filesystem", nil, []patch{{0, filesystem}, {4 << 20, magic}}},
+		{"an XFS filesystem", at(-1, -1<<62, probeSizeBytes-7, probeSizeBytes, 1<<62), []patch{{0, filesystem}}},
+		{"", at(4 << 20), nil},
+	}
+	for i, c := range cases {
+		path := writePatched(t, probeSizeBytes, c.patches...)
+		if got, err := Probe(path, c.starts); err != nil || got != c.want {
+			t.Errorf("case %d: got %q, %v, want %q", i, got, err, c.want)
+		}
+	}
+}
+
 // TestProbeSmall is about disks shorter than what signatures look at.
 func TestProbeSmall(t *testing.T) {
 	for _, sizeBytes := range []int64{0, 1, 8, 511, 512, 4095, 4096, 4097, 70_000} {
-		if got, err := Probe(writePatched(t, sizeBytes)); err != nil || got != "" {
+		if got, err := Probe(writePatched(t, sizeBytes), nil); err != nil || got != "" {
 			t.Errorf("%d zero bytes: %q, %v", sizeBytes, got, err)
 		}
 		if sizeBytes == 0 {
 			continue
 		}
-		if got, err := Probe(writePatched(t, sizeBytes, patch{-1, "x"})); err != nil || got != "data" {
+		if got, err := Probe(writePatched(t, sizeBytes, patch{-1, "x"}), nil); err != nil || got != "data" {
 			t.Errorf("%d bytes: %q, %v", sizeBytes, got, err)
 		}
 	}
@@ -123,10 +159,10 @@ func TestProbeSmall(t *testing.T) {
 
 func TestProbeOther(t *testing.T) {
 	directory := t.TempDir()
-	if got, err := Probe(filepath.Join(directory, "absent")); err != nil || got != "" {
+	if got, err := Probe(filepath.Join(directory, "absent"), nil); err != nil || got != "" {
 		t.Errorf("absent: %q, %v", got, err)
 	}
-	_, err := Probe(directory)
+	_, err := Probe(directory, nil)
 	wantError(t, err, nil, "is a directory")
 }
 
@@ -154,7 +190,7 @@ func TestProbeReal(t *testing.T) {
 			if out, err := exec.Command(tool, append(c.tool[1:], path)...).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			if got, err := Probe(path); err != nil || got != c.want {
+			if got, err := Probe(path, nil); err != nil || got != c.want {
 				t.Errorf("got %q, %v, want %q", got, err, c.want)
 			}
 		})

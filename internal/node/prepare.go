@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"sort"
 	"time"
 
 	"duet/internal/config"
@@ -133,7 +135,7 @@ func (n *Node) makeReplica(r *control.PrepareReplicaRequest) (_ *prepared, err e
 
 // checkContent refuses a disk that holds something, unless the operator said that it may be used as it is or wiped.
 func (n *Node) checkContent(r *control.PrepareReplicaRequest) error {
-	what, err := device.Probe(r.Path)
+	what, err := device.Probe(r.Path, metadataStarts(r.SizeBytes))
 	if err != nil {
 		return control.Errorf(control.CodeRefused, "the disk %s on %s can't be used: %v", r.Path, n.config.Name, err)
 	}
@@ -142,6 +144,23 @@ func (n *Node) checkContent(r *control.PrepareReplicaRequest) error {
 	}
 	return control.Errorf(control.CodeRefused, "the disk %s on %s holds %s", r.Path, n.config.Name, what).
 		WithHint("choose another disk, or say --force if its content may be lost")
+}
+
+// metadataStarts says where a former replica's internal metadata may begin: right behind a device of the size asked for
+// now, and behind the largest that fits on the disk with its metadata, which is how the files that duet makes are laid out.
+func metadataStarts(sizeBytes uint64) device.Starts {
+	const unitBytes = 4096
+	return func(diskBytes int64) []int64 {
+		tooLarge := sort.Search(int(diskBytes/unitBytes), func(units int) bool {
+			deviceBytes := int64(units) * unitBytes
+			return replication.MetadataBytes(uint64(deviceBytes), 0) > diskBytes-deviceBytes
+		})
+		starts := []int64{int64(tooLarge-1) * unitBytes}
+		if sizeBytes <= math.MaxInt64 {
+			starts = append(starts, int64(sizeBytes))
+		}
+		return starts
+	}
 }
 
 func (n *Node) createMetadataFile(p *prepared, r *control.PrepareReplicaRequest, sizeBytes int64) (*device.Region, error) {
