@@ -3,6 +3,7 @@ package nbd
 import (
 	"errors"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 )
@@ -27,6 +28,8 @@ type inbox struct {
 	end    int
 	// beforeRead is called before each read of the source, which may block.
 	beforeRead func()
+	// ample reads what is large: the source, or its method ReadAmple, which waits for more than the first segment.
+	ample io.Reader
 	// owed runs while the client owes the rest of a payload that it has announced.
 	owed stallClock
 	// expectLarge limits reading ahead to headers: what follows is probably the payload of another large request, which
@@ -54,6 +57,21 @@ func (c *stallClock) running() time.Duration {
 	}
 	return time.Since(c.epoch) - time.Duration(since)
 }
+
+// readFrom makes conn the source.
+func (in *inbox) readFrom(conn net.Conn) {
+	in.source, in.ample = conn, conn
+	if large, ok := conn.(interface {
+		ReadAmple(p []byte) (int, error)
+	}); ok {
+		in.ample = readerFunc(large.ReadAmple)
+	}
+}
+
+// readerFunc is a function as an io.Reader.
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // grow gives the inbox a larger buffer, keeping what it holds.
 func (in *inbox) grow(bytes int) {
@@ -103,7 +121,7 @@ func (in *inbox) readFull(p []byte) error {
 func (in *inbox) readSome(p []byte) (int, error) {
 	if in.buffered() == 0 {
 		if len(p) >= directReadBytes {
-			return in.read(p)
+			return in.read(in.ample, p)
 		}
 		if err := in.fill(); err != nil {
 			return 0, err
@@ -145,19 +163,19 @@ func (in *inbox) fill() error {
 	if in.expectLarge {
 		limit = min(limit, in.end+shyReadBytes)
 	}
-	n, err := in.read(in.buf[in.end:limit])
+	n, err := in.read(in.source, in.buf[in.end:limit])
 	in.end += n
 	return err
 }
 
-// read reads the source once. It returns an error only if it read nothing.
-func (in *inbox) read(p []byte) (int, error) {
+// read reads the source once, in one of its ways. It returns an error only if it read nothing.
+func (in *inbox) read(source io.Reader, p []byte) (int, error) {
 	if in.beforeRead != nil {
 		in.beforeRead()
 	}
 	// An empty read without an error is legal for an io.Reader; one that does nothing else is broken.
 	for range 100 {
-		n, err := in.source.Read(p)
+		n, err := source.Read(p)
 		if n > 0 {
 			return n, nil
 		}

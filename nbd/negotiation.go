@@ -183,7 +183,7 @@ func (n *negotiation) startTLS(data optionData) error {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
 	n.session.transport = conn
-	n.session.in.source = conn
+	n.session.in.readFrom(conn)
 	n.tls, n.structured, n.allocation, n.allocationName = true, false, false, ""
 	return nil
 }

@@ -49,10 +49,10 @@ func newSession(server *Server, socket net.Conn) *session {
 		negotiating: true,
 	}
 	s.in = inbox{
-		source: socket,
-		buf:    make([]byte, negotiationInboxBytes),
-		owed:   stallClock{epoch: server.epoch},
+		buf:  make([]byte, negotiationInboxBytes),
+		owed: stallClock{epoch: server.epoch},
 	}
+	s.in.readFrom(socket)
 	return s
 }
 

@@ -44,6 +44,7 @@ type transmission struct {
 	terms     terms
 	burst     burst
 	submitted uint64        // requests that were or will be completed
+	pass      int           // requests since the last read of the socket
 	lookups   chan struct{} // holds one for each BLOCK_STATUS that is looked up
 
 	turn   chan struct{} // holds one when no reader has the turn
@@ -69,9 +70,19 @@ func newTransmission(ctx context.Context, s *session, chosen *selection) *transm
 		ended:   make(chan struct{}),
 	}
 	s.in.grow(transmissionInboxBytes)
-	s.in.beforeRead = t.burst.end
+	s.in.beforeRead = t.endPass
 	t.turn <- struct{}{}
 	return t
+}
+
+// endPass ends what one read of the socket brought. A client that sent one request waits for its answer, which leaves now
+// or is on its way, so the next one is near; the socket may have a method to be told so.
+func (t *transmission) endPass() {
+	t.burst.end()
+	if hint, ok := t.session.socket.(interface{ ExpectSoon(soon bool) }); ok {
+		hint.ExpectSoon(t.pass == 1 && !t.in.expectLarge)
+	}
+	t.pass = 0
 }
 
 // readLoop reads and submits requests while it has the turn, which it owns the connection's reading side by. It passes
@@ -113,6 +124,7 @@ func (t *transmission) run() (*request, error) {
 			return nil, errors.Join(errViolation, err)
 		}
 		t.in.skip(wire.RequestBytes)
+		t.pass++
 		if header.Command == wire.CmdDisc {
 			return nil, errDisconnect
 		}

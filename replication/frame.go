@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -298,46 +297,6 @@ func (h *Header) checkContent(rule *frameRule) error {
 	}
 	return nil
 }
-
-// readHeader reads the next header from br into h. It returns io.EOF only when the stream ends between two frames.
-// br needs a buffer of at least HeaderBytes.
-func readHeader(br *bufio.Reader, h *Header) error {
-	src, err := br.Peek(HeaderBytes)
-	if err != nil {
-		if errors.Is(err, io.EOF) && len(src) > 0 {
-			return io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	if *h, err = DecodeHeader(src); err != nil {
-		return err
-	}
-	_, err = br.Discard(HeaderBytes)
-	return err
-}
-
-// readPayload reads the payload of h into p, whose length must be h.PayloadLength, and verifies its checksum.
-func readPayload(br *bufio.Reader, h *Header, p []byte) error {
-	if len(p) != int(h.PayloadLength) {
-		panic(fmt.Sprintf("replication: buffer of %d bytes for a payload of %d", len(p), h.PayloadLength))
-	}
-	sum := uint32(0)
-	for rest := p; len(rest) > 0; {
-		piece := rest[:min(len(rest), checksumBytes)]
-		if _, err := io.ReadFull(br, piece); err != nil {
-			if errors.Is(err, io.EOF) {
-				return io.ErrUnexpectedEOF
-			}
-			return err
-		}
-		sum = crc32.Update(sum, castagnoli, piece)
-		rest = rest[len(piece):]
-	}
-	return h.compare(sum)
-}
-
-// checksumBytes is how much of a payload is summed up at a time, while it is still in the processor's cache.
-const checksumBytes = 128 << 10
 
 // verifyPayload compares p with the checksum that h carries.
 func verifyPayload(h *Header, p []byte) error { return h.compare(payloadChecksum(p)) }

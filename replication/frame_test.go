@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -88,18 +87,18 @@ func TestFrameRoundTrip(t *testing.T) {
 		"at once": bytes.NewReader(stream), "byte by byte": iotest.OneByteReader(bytes.NewReader(stream)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			br := bufio.NewReaderSize(reader, HeaderBytes)
+			in := newFrameReader(reader, HeaderBytes)
 			for _, want := range exampleFrames() {
 				var h Header
-				if err := readHeader(br, &h); err != nil || h != want.header {
+				if err := in.header(&h); err != nil || h != want.header {
 					t.Fatalf("read %v, %v, want %v", h, err, want.header)
 				}
 				payload := make([]byte, h.PayloadLength)
-				if err := readPayload(br, &h, payload); err != nil || !bytes.Equal(payload, want.payload) {
+				if err := in.payload(&h, payload); err != nil || !bytes.Equal(payload, want.payload) {
 					t.Fatalf("%s: payload %q, %v", h.Type, payload, err)
 				}
 			}
-			if err := readHeader(br, new(Header)); !errors.Is(err, io.EOF) {
+			if err := in.header(new(Header)); !errors.Is(err, io.EOF) {
 				t.Errorf("end of the stream is %v", err)
 			}
 		})
@@ -110,11 +109,11 @@ func TestFrameStreamThatEndsWithinAFrame(t *testing.T) {
 	frame := exampleFrames()[7]
 	whole := encodedFrame(&frame.header, frame.payload)
 	for cut := 1; cut < len(whole); cut++ {
-		br := bufio.NewReader(bytes.NewReader(whole[:cut]))
+		in := newFrameReader(bytes.NewReader(whole[:cut]), 4096)
 		var h Header
-		err := readHeader(br, &h)
+		err := in.header(&h)
 		if err == nil {
-			err = readPayload(br, &h, make([]byte, h.PayloadLength))
+			err = in.payload(&h, make([]byte, h.PayloadLength))
 		}
 		if !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("cut at %d: %v", cut, err)
@@ -181,11 +180,11 @@ func TestFrameDamageIsNoticed(t *testing.T) {
 	for bit := range len(whole) * 8 {
 		damaged := bytes.Clone(whole)
 		damaged[bit/8] ^= 1 << (bit % 8)
-		br := bufio.NewReader(bytes.NewReader(damaged))
+		in := newFrameReader(bytes.NewReader(damaged), 4096)
 		var h Header
-		err := readHeader(br, &h)
+		err := in.header(&h)
 		if err == nil {
-			err = readPayload(br, &h, make([]byte, h.PayloadLength))
+			err = in.payload(&h, make([]byte, h.PayloadLength))
 		}
 		if want := errFramePayloadCRC; bit/8 >= HeaderBytes && !errors.Is(err, want) || err == nil {
 			t.Errorf("bit %d: %v", bit, err)
@@ -199,7 +198,7 @@ func TestReadPayloadWantsAFittingBuffer(t *testing.T) {
 			t.Error("no panic")
 		}
 	}()
-	t.Error(readPayload(bufio.NewReader(strings.NewReader("")), &Header{PayloadLength: 2}, make([]byte, 1)))
+	t.Error(newFrameReader(strings.NewReader(""), 4096).payload(&Header{PayloadLength: 2}, make([]byte, 1)))
 }
 
 func TestFrameTypeString(t *testing.T) {
@@ -213,15 +212,14 @@ func TestFrameTypeString(t *testing.T) {
 func TestFrameCodecAllocatesNothing(t *testing.T) {
 	frame := exampleFrames()[7]
 	source := bytes.NewReader(encodedFrame(&frame.header, frame.payload))
-	br := bufio.NewReader(source)
+	in := newFrameReader(source, 4096)
 	payload := make([]byte, len(frame.payload))
 	var h Header
 	dst := make([]byte, HeaderBytes)
 	allocations := testing.AllocsPerRun(100, func() {
 		frame.header.Encode(dst)
 		source.Seek(0, io.SeekStart) //nolint:errcheck // a bytes.Reader seeks to its start without fail
-		br.Reset(source)
-		if err := errors.Join(readHeader(br, &h), readPayload(br, &h, payload)); err != nil {
+		if err := errors.Join(in.header(&h), in.payload(&h, payload)); err != nil {
 			t.Fatal(err)
 		}
 	})

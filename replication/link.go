@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -164,7 +163,7 @@ func writeMessage(conn net.Conn, t FrameType, m message) error {
 // readMessage reads one frame of the type and nothing behind it.
 func readMessage(conn net.Conn, t FrameType, m message) error {
 	var h Header
-	if err := readHeader(bufio.NewReaderSize(conn, HeaderBytes), &h); err != nil { // a buffer of one header reads no further
+	if err := newFrameReader(conn, HeaderBytes).header(&h); err != nil { // a buffer of one header reads no further
 		return err
 	}
 	if h.Type != t {

@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,22 +10,22 @@ import (
 // readData is the loop on the data connection: it owns its reader, is woken by the peer, and ends with the connection.
 // On a Secondary it is the apply path: hot writes are done inline, their acknowledgements go out together.
 func (s *session) readData() error {
-	br := bufio.NewReaderSize(s.dataConn, dataReaderBytes)
+	in := newFrameReader(s.dataConn, dataReaderBytes)
 	var b burst
 	var h Header
 	for {
-		if br.Buffered() < HeaderBytes {
+		if in.buffered() < HeaderBytes {
 			b.end()
 		}
-		if err := readHeader(br, &h); err != nil {
+		if err := in.header(&h); err != nil {
 			if errors.Is(err, io.EOF) {
 				return errors.New("the peer closed the connection")
 			}
 			return fmt.Errorf("data connection: %w", err)
 		}
 		s.heard()
-		b.more = br.Buffered() >= HeaderBytes+int(h.PayloadLength)
-		if err := s.handleData(br, &h, &b); err != nil {
+		b.more = in.buffered() >= HeaderBytes+int(h.PayloadLength)
+		if err := s.handleData(in, &h, &b); err != nil {
 			b.end()
 			return err
 		}
@@ -34,20 +33,20 @@ func (s *session) readData() error {
 }
 
 // handleData takes one frame of the data connection.
-func (s *session) handleData(br *bufio.Reader, h *Header, b *burst) error {
+func (s *session) handleData(in *frameReader, h *Header, b *burst) error {
 	if err := s.checkRange(h); err != nil {
 		return err
 	}
 	switch h.Type {
 	case FrameData, FrameTrim, FrameZero:
-		return s.applyWrite(br, h, b)
+		return s.applyWrite(in, h, b)
 	case FrameReadReply:
-		return s.readReplied(br, h, b)
+		return s.readReplied(in, h, b)
 	case FrameResyncData, FrameResyncZero:
-		return s.applyResync(br, h, b)
+		return s.applyResync(in, h, b)
 	}
 	payload := make([]byte, h.PayloadLength)
-	if err := readPayload(br, h, payload); err != nil {
+	if err := in.payload(h, payload); err != nil {
 		return err
 	}
 	b.end() // what follows may wait
@@ -121,14 +120,14 @@ func (s *session) configured(h *Header, payload []byte) error {
 }
 
 // applyWrite is a Secondary's part of a write: validate the generation, take the extents, write, acknowledge.
-func (s *session) applyWrite(br *bufio.Reader, h *Header, b *burst) error {
+func (s *session) applyWrite(in *frameReader, h *Header, b *burst) error {
 	v := s.volume
 	r := v.getRequest(applyOpcode(h.Type), h.Offset, h.Length)
 	r.origin, r.seq, r.fua = s, h.Seq, h.Flags&FlagFUA != 0
 	if h.PayloadLength > 0 {
 		r.payload = v.buffers.get(int(h.PayloadLength))
 		r.p = r.payload.p
-		if err := readPayload(br, h, r.p); err != nil {
+		if err := in.payload(h, r.p); err != nil {
 			v.putRequest(r)
 			return err
 		}
@@ -256,7 +255,7 @@ func (s *session) serveRead(h *Header) error {
 }
 
 // readReplied finishes a remote read.
-func (s *session) readReplied(br *bufio.Reader, h *Header, b *burst) error {
+func (s *session) readReplied(in *frameReader, h *Header, b *burst) error {
 	v := s.volume
 	v.mu.Lock()
 	r := s.reads.take(h.Seq)
@@ -264,7 +263,7 @@ func (s *session) readReplied(br *bufio.Reader, h *Header, b *burst) error {
 	if r == nil || r.lengthBytes != uint64(h.PayloadLength) {
 		return fmt.Errorf("%s answered read %d, which was not asked", s.peer, h.Seq)
 	}
-	if err := readPayload(br, h, r.p); err != nil {
+	if err := in.payload(h, r.p); err != nil {
 		v.resumeOnWorker(r, phaseLocal)
 		return err
 	}

@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"fmt"
 	"slices"
 	"time"
@@ -356,14 +355,14 @@ func (s *session) pullLocked() {
 }
 
 // applyResync writes a block of the source.
-func (s *session) applyResync(br *bufio.Reader, h *Header, b *burst) error {
+func (s *session) applyResync(in *frameReader, h *Header, b *burst) error {
 	v := s.volume
 	r := v.getRequest(applyOpcode(h.Type), h.Offset, h.Length)
 	r.origin, r.seq, r.resynced = s, h.Seq, true
 	if h.PayloadLength > 0 {
 		r.payload = v.buffers.get(int(h.PayloadLength))
 		r.p = r.payload.p
-		if err := readPayload(br, h, r.p); err != nil {
+		if err := in.payload(h, r.p); err != nil {
 			v.putRequest(r)
 			return err
 		}

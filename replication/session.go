@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -154,21 +153,21 @@ func (s *session) heard() { s.lastHeard.Store(int64(time.Since(s.began))) }
 // readAcks is the loop on the ack connection: it owns its reader, is woken by the peer, and ends with the connection.
 // One pass over what has arrived completes many requests, whose replies go out together.
 func (s *session) readAcks() error {
-	br := bufio.NewReaderSize(s.ackConn, ackReaderBytes)
+	in := newFrameReader(s.ackConn, ackReaderBytes)
 	var b burst
 	var h Header
 	for {
-		if br.Buffered() < HeaderBytes {
+		if in.buffered() < HeaderBytes {
 			b.end()
 		}
-		if err := readHeader(br, &h); err != nil {
+		if err := in.header(&h); err != nil {
 			return fmt.Errorf("ack connection: %w", err)
 		}
 		s.heard()
 		text := make([]byte, 0)
 		if h.PayloadLength > 0 {
 			text = make([]byte, h.PayloadLength)
-			if err := readPayload(br, &h, text); err != nil {
+			if err := in.payload(&h, text); err != nil {
 				return err
 			}
 		}

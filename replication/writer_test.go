@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -103,17 +102,17 @@ func mustClose(t testing.TB, c io.Closer) {
 
 // sinkFrames reads frames from conn until it ends, checks every payload and passes the headers on.
 func sinkFrames(conn net.Conn, seen func(h *Header, payload []byte) error) error {
-	br := bufio.NewReaderSize(conn, 64<<10)
+	in := newFrameReader(conn, 64<<10)
 	payload := make([]byte, 8<<20)
 	var h Header
 	for {
-		if err := readHeader(br, &h); err != nil {
+		if err := in.header(&h); err != nil {
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
 		}
-		if err := readPayload(br, &h, payload[:h.PayloadLength]); err != nil {
+		if err := in.payload(&h, payload[:h.PayloadLength]); err != nil {
 			return err
 		}
 		if err := seen(&h, payload[:h.PayloadLength]); err != nil {

@@ -42,6 +42,26 @@ func (c *Conn) TakeOut() error {
 	return nil
 }
 
+// ExpectSoon says whether what the next reads are for arrives within microseconds; see package socket. With TLS it does
+// nothing: what is sent there waits for a goroutine of its own, which a reader that looks busily would keep waiting.
+func (c *Conn) ExpectSoon(soon bool) {
+	if plain, ok := c.PlainConn(); ok {
+		if direct, ok := plain.(*socket.Conn); ok {
+			direct.ExpectSoon(soon)
+		}
+	}
+}
+
+// ReadAmple is Read for who expects that p can be filled; see package socket.
+func (c *Conn) ReadAmple(p []byte) (int, error) {
+	if plain, ok := c.PlainConn(); ok {
+		if direct, ok := plain.(*socket.Conn); ok {
+			return direct.ReadAmple(p)
+		}
+	}
+	return c.Read(p)
+}
+
 // NetConn returns the *net.TCPConn of a connection without TLS, on which vectored
 // and non-blocking writes can be done directly. With TLS it returns a connection
 // that is nothing but a net.Conn: there is no way down to the TCP connection, so

@@ -3,7 +3,6 @@ package socket
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"sync"
@@ -19,6 +18,7 @@ type Conn struct {
 	fd            int // does not block
 	local, remote net.Addr
 	read, write   direction
+	poll          busyPoll
 
 	mu     sync.Mutex
 	users  int // calls that use the descriptors
@@ -128,33 +128,6 @@ func (c *Conn) shutdown(how int) error {
 		return os.NewSyscallError("shutdown", err)
 	}
 	return nil
-}
-
-// Read implements net.Conn.
-func (c *Conn) Read(p []byte) (int, error) {
-	if err := c.enter(); err != nil {
-		return 0, err
-	}
-	defer c.leave()
-	if len(p) == 0 {
-		return 0, nil
-	}
-	for {
-		n, err := unix.Read(c.fd, p) // with what the race detector has to know
-		switch {
-		case err == nil && n == 0:
-			return 0, c.unlessClosed(io.EOF)
-		case err == nil:
-			return n, nil
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EAGAIN):
-			if err := c.wait(&c.read); err != nil {
-				return 0, err
-			}
-		default:
-			return 0, c.unlessClosed(os.NewSyscallError("read", err))
-		}
-	}
 }
 
 // Write implements net.Conn.
