@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/bits-and-blooms/bitset"
+
+	"duet/internal/crash"
 )
 
 // The crash test records every write and sync that a run of random operations makes, then goes through all points where the machine
@@ -27,7 +29,9 @@ type crashRun struct {
 	rng   *rand.Rand
 
 	region *memoryRegion
-	first  *memoryRegion // the image before the run
+	first  *memoryRegion          // the image before the run
+	forget func(op crash.Op) bool // operations to leave out, to see that it is noticed; nil: none
+	tried  int                    // images that were opened
 	store  *Store
 	model  crashModel
 	states []crashState
@@ -231,7 +235,7 @@ func (c *crashRun) closeClean() {
 // image is one thing that the medium may hold after a crash.
 type image struct {
 	region  *memoryRegion
-	pending []regionOp // writes that were done but not synced, if only the process died
+	pending []crash.Op // writes that were done but not synced, if only the process died
 	tornLog int
 	torn    int
 	damaged bool // recovery found damage, and marked more than otherwise
@@ -240,7 +244,10 @@ type image struct {
 // explore goes through every crash point and tries up to perPoint images of each.
 func (c *crashRun) explore(perPoint int) {
 	durable := c.first.clone()
-	var pending []regionOp
+	var pending []crash.Op
+	if c.forget != nil {
+		c.region.ops = crash.Forget(c.region.ops, c.forget)
+	}
 	ops := c.region.ops
 	for i := 0; i <= len(ops); i++ {
 		for n := range perPoint {
@@ -254,7 +261,7 @@ func (c *crashRun) explore(perPoint int) {
 			return
 		}
 		pending = append(pending, ops[i])
-		if ops[i].data == nil {
+		if ops[i].Kind == crash.Sync {
 			for _, op := range pending[:len(pending)-1] {
 				durable.apply(op)
 			}
@@ -265,7 +272,7 @@ func (c *crashRun) explore(perPoint int) {
 
 // imageOf makes the n-th image: nothing of the pending writes, all of them, all of them after the death of only the process, and then
 // random mixtures.
-func (c *crashRun) imageOf(durable *memoryRegion, pending []regionOp, n int) image {
+func (c *crashRun) imageOf(durable *memoryRegion, pending []crash.Op, n int) image {
 	img := image{region: durable.clone()}
 	if n == 2 {
 		img.pending = pending
@@ -282,14 +289,14 @@ func (c *crashRun) imageOf(durable *memoryRegion, pending []regionOp, n int) ima
 }
 
 // maybe does a write, or a part of it, or nothing of it.
-func (c *crashRun) maybe(img *image, op regionOp) {
+func (c *crashRun) maybe(img *image, op crash.Op) {
 	switch c.rng.IntN(3) {
 	case 0:
 		img.region.apply(op)
 	case 1:
-		img.region.applyTorn(op, c.rng)
+		img.region.content.Tear(op.Data, op.Offset, c.rng)
 		img.torn++
-		if op.offset < c.store.g.logOffset(c.store.g.logBlocks) {
+		if op.Offset < c.store.g.logOffset(c.store.g.logBlocks) {
 			img.tornLog++
 		}
 	}
@@ -303,9 +310,10 @@ func (c *crashRun) check(i int, img image) {
 		img.region.recording = true
 	}
 	before := img.region.clone()
+	c.tried++
 	s, recovery, err := Open(img.region, c.cfg, c.peers)
 	if err != nil {
-		c.t.Fatalf("crash at %d: %v", i, err)
+		c.violation("crash at %d: %v", i, err)
 	}
 	c.compare(i, s, recovery, &img)
 	if again && c.rng.IntN(2) == 0 {
@@ -332,13 +340,13 @@ func (c *crashRun) secondLife(s *Store, img *image) {
 
 // crashAgain stops the recovery of an image at every point and recovers once more. img.region has recorded it.
 func (c *crashRun) crashAgain(i int, before *memoryRegion, img image) {
-	durable, pending := before, append([]regionOp(nil), img.pending...)
+	durable, pending := before, append([]crash.Op(nil), img.pending...)
 	if len(pending) > 0 {
 		durable = c.withoutPending(i)
 	}
 	for _, op := range img.region.ops {
 		pending = append(pending, op)
-		if op.data == nil {
+		if op.Kind == crash.Sync {
 			for _, done := range pending[:len(pending)-1] {
 				durable.apply(done)
 			}
@@ -351,9 +359,10 @@ func (c *crashRun) crashAgain(i int, before *memoryRegion, img image) {
 		if len(img.pending) == 0 {
 			second.tornLog = img.tornLog // Recovery writes one block of the log at a time.
 		}
+		c.tried++
 		s, recovery, err := Open(second.region, c.cfg, c.peers)
 		if err != nil {
-			c.t.Fatalf("second crash at %d: %v", i, err)
+			c.violation("second crash at %d: %v", i, err)
 		}
 		c.compare(i, s, recovery, &second)
 		if err := s.Close(false); err != nil {
@@ -362,13 +371,26 @@ func (c *crashRun) crashAgain(i int, before *memoryRegion, img image) {
 	}
 }
 
+// violation ends the exploration, and the test unless a violation is what it looks for.
+func (c *crashRun) violation(format string, args ...any) {
+	c.t.Helper()
+	err := fmt.Errorf(format, args...)
+	if c.forget != nil {
+		panic(foundViolation{err})
+	}
+	c.t.Fatal(err)
+}
+
+// foundViolation unwinds an exploration that was meant to fail.
+type foundViolation struct{ error }
+
 // withoutPending returns what is durable for sure before operation i.
 func (c *crashRun) withoutPending(i int) *memoryRegion {
 	r, synced := c.first.clone(), 0
 	for at, op := range c.region.ops[:i] {
-		if op.data == nil {
+		if op.Kind == crash.Sync {
 			for ; synced < at; synced++ {
-				if write := c.region.ops[synced]; write.data != nil {
+				if write := c.region.ops[synced]; isWrite(write) {
 					r.apply(write)
 				}
 			}
@@ -381,7 +403,7 @@ func (c *crashRun) withoutPending(i int) *memoryRegion {
 func (c *crashRun) compare(i int, s *Store, recovery Recovery, img *image) {
 	c.t.Helper()
 	if recovery.DamagedDirectoryBlocks > 0 || recovery.LogDamaged && img.tornLog < 2 || recovery.DamagedPages > img.torn {
-		c.t.Fatalf("crash at %d with %d blocks torn, %d of them of the log: %+v", i, img.torn, img.tornLog, recovery)
+		c.violation("crash at %d with %d blocks torn, %d of them of the log: %+v", i, img.torn, img.tornLog, recovery)
 	}
 	img.damaged = img.damaged || recovery.LogDamaged || recovery.DamagedPages > 0
 	for slot := range Slots {
@@ -393,7 +415,7 @@ func (c *crashRun) compare(i int, s *Store, recovery Recovery, img *image) {
 			}
 			overlaps := n+1 == len(c.states) || i <= c.states[n+1].ops
 			if state.ops <= i && overlaps && !got.IsSuperSet(state.must[slot]) {
-				c.t.Fatalf("crash at %d, after step %d (%s), slot %d: %d blocks that must be dirty are not; %+v",
+				c.violation("crash at %d, after step %d (%s), slot %d: %d blocks that must be dirty are not; %+v",
 					i, n, state.step, slot, state.must[slot].DifferenceCardinality(got), recovery)
 			}
 			if overlaps {
@@ -401,13 +423,14 @@ func (c *crashRun) compare(i int, s *Store, recovery Recovery, img *image) {
 			}
 		}
 		if !img.damaged && !may.IsSuperSet(got) {
-			c.t.Fatalf("crash at %d, slot %d: %d blocks are dirty for no reason; %+v",
+			c.violation("crash at %d, slot %d: %d blocks are dirty for no reason; %+v",
 				i, slot, got.DifferenceCardinality(may), recovery)
 		}
 	}
 }
 
 func TestCrashAnywhere(t *testing.T) {
+	tried := 0
 	for seed := range uint64(crashSeeds) {
 		c := newCrashRun(t, Config{DeviceBytes: 40*ExtentBytes - 1000, ALExtents: 8}, 0b10100111, seed)
 		c.run(60, 4)
@@ -415,7 +438,30 @@ func TestCrashAnywhere(t *testing.T) {
 			c.closeClean()
 		}
 		c.explore(8)
+		tried += c.tried
 	}
+	t.Logf("explored %d states", tried)
+}
+
+// TestCrashExplorationNoticesAMissingSync has every third sync of a run forgotten.
+func TestCrashExplorationNoticesAMissingSync(t *testing.T) {
+	c := newCrashRun(t, Config{DeviceBytes: 40*ExtentBytes - 1000, ALExtents: 8}, 0b10100111, 1)
+	c.run(60, 4)
+	syncs := 0
+	c.forget = func(op crash.Op) bool {
+		if op.Kind == crash.Sync {
+			syncs++
+		}
+		return op.Kind == crash.Sync && syncs%3 == 0
+	}
+	defer func() {
+		found, ok := recover().(foundViolation)
+		if !ok {
+			t.Fatal("a run without every third sync lost nothing")
+		}
+		t.Logf("found after %d states: %v", c.tried, found)
+	}()
+	c.explore(8)
 }
 
 // TestCrashInBigBatches has transactions of several blocks and a table that no single one of them holds.
@@ -423,6 +469,7 @@ func TestCrashInBigBatches(t *testing.T) {
 	c := newCrashRun(t, Config{DeviceBytes: 1100 * ExtentBytes, ALExtents: 900}, 0b00000011, 7)
 	c.run(5+4*crashSeeds, 256)
 	c.explore(6)
+	t.Logf("explored %d states", c.tried)
 }
 
 // TestCrashInDirectory has nothing but changes of the directory, and many images of each crash.
@@ -434,4 +481,5 @@ func TestCrashInDirectory(t *testing.T) {
 	for range 3 * crashSeeds {
 		c.explore(10)
 	}
+	t.Logf("explored %d states", c.tried)
 }

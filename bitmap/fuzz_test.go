@@ -146,14 +146,11 @@ func FuzzOpen(f *testing.F) {
 			bit := int(binary.LittleEndian.Uint16(script[2:])) % (8 * diskBlockBytes)
 			switch script[0] % 4 {
 			case 0, 1:
-				r.corrupt(at, bit)
+				r.content.Flip(at, bit)
 			case 2:
-				delete(r.blocks, at)
+				r.content.Discard(at)
 			case 3:
-				r.blocks[at] = r.blocks[int64(uint32(script[4])%last)*diskBlockBytes]
-				if r.blocks[at] == nil {
-					delete(r.blocks, at)
-				}
+				r.content.Put(r.block(int64(uint32(script[4])%last)*diskBlockBytes), at)
 			}
 		}
 		for range 2 {

@@ -4,36 +4,29 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"sync"
 	"testing"
-)
 
-const sectorBytes = 512
+	"duet/internal/crash"
+)
 
 // memoryRegion is a sparse Region in memory that can be told to fail, and that can record what is done to it.
 type memoryRegion struct {
-	mu     sync.Mutex
-	blocks map[int64][]byte // by offset, in blocks of diskBlockBytes
-	size   int64
-	reads  int
+	mu      sync.Mutex
+	content *crash.Content
+	size    int64
+	reads   int
 
 	failWrites error
 	failSyncs  error
 	onSync     func() // called at the beginning of each sync, without a lock
 
 	recording bool
-	ops       []regionOp
-}
-
-// regionOp is one recorded write, or a sync if data is nil.
-type regionOp struct {
-	offset int64
-	data   []byte
+	ops       []crash.Op
 }
 
 func newMemoryRegion(size int64) *memoryRegion {
-	return &memoryRegion{blocks: map[int64][]byte{}, size: size}
+	return &memoryRegion{content: crash.NewContent(size), size: size}
 }
 
 func (r *memoryRegion) Size() int64 { return r.size }
@@ -45,11 +38,7 @@ func (r *memoryRegion) ReadAt(p []byte, off int64) (int, error) {
 	if off+int64(len(p)) > r.size || off%diskBlockBytes != 0 || len(p) != diskBlockBytes {
 		return 0, io.ErrUnexpectedEOF
 	}
-	if b := r.blocks[off]; b != nil {
-		return copy(p, b), nil
-	}
-	clear(p)
-	return len(p), nil
+	return r.content.ReadAt(p, off)
 }
 
 func (r *memoryRegion) WriteAt(p []byte, off int64) (int, error) {
@@ -61,10 +50,10 @@ func (r *memoryRegion) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(p)) > r.size || off%diskBlockBytes != 0 || len(p) != diskBlockBytes {
 		return 0, errors.New("write is not one block of the region")
 	}
-	data := bytes.Clone(p)
-	r.blocks[off] = data
+	op := crash.Op{Kind: crash.Write, Offset: off, Data: bytes.Clone(p)}
+	r.apply(op)
 	if r.recording {
-		r.ops = append(r.ops, regionOp{off, data})
+		r.ops = append(r.ops, op)
 	}
 	return len(p), nil
 }
@@ -82,7 +71,7 @@ func (r *memoryRegion) Sync() error {
 		return r.failSyncs
 	}
 	if r.recording {
-		r.ops = append(r.ops, regionOp{})
+		r.ops = append(r.ops, crash.Op{Kind: crash.Sync})
 	}
 	return nil
 }
@@ -97,40 +86,23 @@ func (r *memoryRegion) set(f func()) {
 func (r *memoryRegion) clone() *memoryRegion {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := newMemoryRegion(r.size)
-	for off, b := range r.blocks {
-		c.blocks[off] = b // Blocks are replaced, never changed.
-	}
-	return c
+	return &memoryRegion{content: r.content.Clone(), size: r.size}
 }
 
 // apply carries out a recorded write on an image.
-func (r *memoryRegion) apply(op regionOp) { r.blocks[op.offset] = op.data }
+func (r *memoryRegion) apply(op crash.Op) { r.content.Put(op.Data, op.Offset) }
 
-// applyTorn carries out part of a recorded write: each sector may be the old or the new one, or garbage.
-func (r *memoryRegion) applyTorn(op regionOp, rng *rand.Rand) {
+// block returns a copy of the block at an offset.
+func (r *memoryRegion) block(off int64) []byte {
 	b := make([]byte, diskBlockBytes)
-	copy(b, r.blocks[op.offset])
-	for at := 0; at < diskBlockBytes; at += sectorBytes {
-		switch rng.IntN(8) {
-		case 0:
-			for i := at; i < at+sectorBytes; i++ {
-				b[i] = byte(rng.Uint32())
-			}
-		case 1, 2, 3:
-			copy(b[at:at+sectorBytes], op.data[at:])
-		}
+	if _, err := r.content.ReadAt(b, off); err != nil {
+		panic(err) // a test that looks where nothing is
 	}
-	r.blocks[op.offset] = b
+	return b
 }
 
-// corrupt flips one bit of the block at an offset.
-func (r *memoryRegion) corrupt(off int64, bit int) {
-	b := make([]byte, diskBlockBytes)
-	copy(b, r.blocks[off])
-	b[bit/8] ^= 1 << (bit % 8)
-	r.blocks[off] = b
-}
+// isWrite tells a recorded write from a sync.
+func isWrite(op crash.Op) bool { return op.Kind == crash.Write }
 
 // formatted returns a fresh region.
 func formatted(t testing.TB, cfg Config) *memoryRegion {

@@ -169,7 +169,7 @@ func TestRingDamage(t *testing.T) {
 func TestUnsoundBlockDoesNotOutliveRecovery(t *testing.T) {
 	r := formatted(t, small)
 	bad := slices.Repeat([]byte{1}, diskBlockBytes)
-	r.blocks[3*diskBlockBytes] = bad // behind the reset with sequence 1
+	r.content.Put(bad, 3*diskBlockBytes) // behind the reset with sequence 1
 	s, recovery := opened(t, r, small, AllSlots)
 	if recovery.UnsoundLogBlocks != 1 || recovery.LogDamaged || recovery.Clean {
 		t.Fatalf("recovery = %+v", recovery)
@@ -177,7 +177,7 @@ func TestUnsoundBlockDoesNotOutliveRecovery(t *testing.T) {
 	if err := s.Close(false); err != nil {
 		t.Fatal(err)
 	}
-	r.blocks[4*diskBlockBytes] = bad
+	r.content.Put(bad, 4*diskBlockBytes)
 	if _, recovery = opened(t, r, small, AllSlots); recovery.UnsoundLogBlocks != 1 || recovery.LogDamaged {
 		t.Fatalf("recovery = %+v", recovery)
 	}

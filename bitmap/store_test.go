@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"duet/internal/crash"
 )
 
 // small has 40 extents in two pages and a log that is soon full.
@@ -39,7 +41,7 @@ func TestFreshRegionIsCleanAndOpensWithoutWriting(t *testing.T) {
 			t.Errorf("slot %d is not clean", slot)
 		}
 	}
-	if slices.ContainsFunc(r.ops, func(op regionOp) bool { return op.data != nil }) {
+	if slices.ContainsFunc(r.ops, isWrite) {
 		t.Error("opening a clean region wrote to it")
 	}
 }
@@ -247,9 +249,9 @@ func TestEvictionWaitsForPersistInProgress(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	synced := slices.IndexFunc(r.ops, func(op regionOp) bool { return op.data == nil })
-	logged := slices.IndexFunc(r.ops, func(op regionOp) bool {
-		return op.data != nil && op.offset < s.g.logOffset(s.g.logBlocks)
+	synced := slices.IndexFunc(r.ops, func(op crash.Op) bool { return !isWrite(op) })
+	logged := slices.IndexFunc(r.ops, func(op crash.Op) bool {
+		return isWrite(op) && op.Offset < s.g.logOffset(s.g.logBlocks)
 	})
 	if synced < 0 || logged < synced {
 		t.Errorf("the log was written (operation %d) before the evicted bits were durable (operation %d)", logged, synced)
@@ -388,9 +390,9 @@ func TestDamageCountsAsDirty(t *testing.T) {
 	}
 	t.Run("page", func(t *testing.T) {
 		for name, damage := range map[string]func(r *memoryRegion, at int64){
-			"flipped bit": func(r *memoryRegion, at int64) { r.corrupt(at, 4000*8) },
-			"zeroes":      func(r *memoryRegion, at int64) { delete(r.blocks, at) },
-			"misplaced":   func(r *memoryRegion, at int64) { r.blocks[at+diskBlockBytes] = r.blocks[at]; delete(r.blocks, at) },
+			"flipped bit": func(r *memoryRegion, at int64) { r.content.Flip(at, 4000*8) },
+			"zeroes":      func(r *memoryRegion, at int64) { r.content.Discard(at) },
+			"misplaced":   func(r *memoryRegion, at int64) { r.content.Put(r.block(at), at+diskBlockBytes); r.content.Discard(at) },
 		} {
 			r, g := prepare(t)
 			damage(r, g.pageOffset(2, 0))
@@ -407,7 +409,7 @@ func TestDamageCountsAsDirty(t *testing.T) {
 		if err := s.Close(true); err != nil {
 			t.Fatal(err)
 		}
-		r.blocks[g.pageOffset(2, 0)] = r.blocks[g.pageOffset(2, 1)]
+		r.content.Put(r.block(g.pageOffset(2, 1)), g.pageOffset(2, 0))
 		s, recovery := opened(t, r, small, AllSlots)
 		if recovery.DamagedPages != 1 || s.DirtyBlocks(2) != blocksPerPage+1 {
 			t.Errorf("recovery = %+v with %d dirty blocks", recovery, s.DirtyBlocks(2))
@@ -416,7 +418,7 @@ func TestDamageCountsAsDirty(t *testing.T) {
 	t.Run("one directory copy", func(t *testing.T) {
 		for dirCopy := range directoryCopies {
 			r, g := prepare(t)
-			r.corrupt(g.directoryOffset(dirCopy, 0), 99)
+			r.content.Flip(g.directoryOffset(dirCopy, 0), 99)
 			s, recovery := opened(t, r.clone(), small, AllSlots)
 			if recovery.DamagedDirectoryCopies != 1 || recovery.Clean || s.DirtyBlocks(2) != 1 {
 				t.Errorf("recovery = %+v with %d dirty blocks, want 1", recovery, s.DirtyBlocks(2))
@@ -425,8 +427,8 @@ func TestDamageCountsAsDirty(t *testing.T) {
 	})
 	t.Run("both directory copies", func(t *testing.T) {
 		r, g := prepare(t)
-		r.corrupt(g.directoryOffset(0, 0), 99)
-		delete(r.blocks, g.directoryOffset(1, 0))
+		r.content.Flip(g.directoryOffset(0, 0), 99)
+		r.content.Discard(g.directoryOffset(1, 0))
 		s, _ := open(t, r)
 		for slot := range Slots {
 			if s.DirtyBlocks(slot) != g.blocks {
@@ -437,7 +439,7 @@ func TestDamageCountsAsDirty(t *testing.T) {
 	t.Run("log", func(t *testing.T) {
 		r, g := prepare(t)
 		for position := range g.logBlocks {
-			r.corrupt(g.logOffset(position), 99)
+			r.content.Flip(g.logOffset(position), 99)
 		}
 		s, recovery := opened(t, r, small, SlotBit(4))
 		if !recovery.LogDamaged || s.DirtyBlocks(4) != g.blocks || s.DirtyBlocks(2) != 1 {
@@ -452,7 +454,7 @@ func TestForeignRegionIsRefusedAndLeftAlone(t *testing.T) {
 		cfg    Config
 		want   error
 	}{
-		"not formatted": {func(r *memoryRegion) { clear(r.blocks) }, small, ErrNotFormatted},
+		"not formatted": {func(r *memoryRegion) { r.content = crash.NewContent(r.size) }, small, ErrNotFormatted},
 		"other size":    {func(*memoryRegion) {}, Config{DeviceBytes: small.DeviceBytes - 1, ALExtents: 8}, ErrGeometry},
 		"other log":     {func(*memoryRegion) {}, Config{DeviceBytes: small.DeviceBytes, ALExtents: 9}, ErrGeometry},
 		"too short":     {func(r *memoryRegion) { r.size-- }, small, ErrRegionTooSmall},
@@ -542,7 +544,7 @@ func Test4TiB(t *testing.T) {
 	if err := Format(r, cfg); err != nil {
 		t.Fatal(err)
 	}
-	if got := len(r.blocks) * diskBlockBytes; got > 256<<10 {
+	if got := r.content.Pages() * diskBlockBytes; got > 256<<10 {
 		t.Errorf("formatting wrote %d bytes", got)
 	}
 	s, _ := opened(t, r, cfg, AllSlots)
