@@ -86,7 +86,7 @@ func describeNode(c *cli.Context) (*config.Node, error) {
 	return node, nil
 }
 
-// initialise makes the directory of a first node. node.yaml comes last: with it the directory is that of a node.
+// initialise makes the directory of a first node.
 func initialise(dir config.Dir, node *config.Node) error {
 	return prepareDir(dir, func() error {
 		id := make([]byte, clusterIDBytes)
@@ -102,10 +102,7 @@ func initialise(dir config.Dir, node *config.Node) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(dir.SaveAuthority(ca), dir.SaveIdentity(identity)); err != nil {
-			return err
-		}
-		return dir.SaveNode(node)
+		return dir.Install(config.Membership{Node: node, Authority: ca, Identity: identity})
 	})
 }
 

@@ -117,26 +117,22 @@ func dialAny(ctx context.Context, dialer *mux.Dialer, addresses []string) (net.C
 	return nil, control.Errorf(control.CodeUnreachable, "no member can be reached with this token: %v", failures)
 }
 
-// saveMembership writes the directory of a member. node.yaml comes last: with it the directory is that of a node.
+// saveMembership writes the directory of a member.
 func saveMembership(dir config.Dir, node *config.Node, reply *control.JoinReply, key []byte) error {
 	node.Cluster = reply.ClusterID
 	for _, peer := range reply.Peers {
 		node.Peers = append(node.Peers, config.Peer{Name: peer.Name, Address: peer.Address})
 	}
+	m := config.Membership{Node: node, Incarnation: reply.Incarnation,
+		Identity: config.Identity{CA: reply.CA, Certificate: reply.Certificate, Key: key}}
 	if len(reply.CAKey) > 0 {
 		ca, err := pki.ParseCA(reply.CA, reply.CAKey)
 		if err != nil {
 			return err
 		}
-		if err := dir.SaveAuthority(ca); err != nil {
-			return err
-		}
+		m.Authority = ca
 	}
-	identity := config.Identity{CA: reply.CA, Certificate: reply.Certificate, Key: key}
-	if err := errors.Join(dir.SaveIdentity(identity), dir.RaiseIncarnation(reply.Incarnation)); err != nil {
-		return err
-	}
-	return dir.SaveNode(node)
+	return dir.Install(m)
 }
 
 func renderJoin(dir config.Dir, n *config.Node) string {

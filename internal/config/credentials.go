@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"duet/internal/pki"
 )
@@ -34,29 +36,33 @@ type Identity struct {
 
 // SaveIdentity writes a node's credentials, durably, after checking that they
 // belong together.
-func (d Dir) SaveIdentity(identity Identity) error {
+func (d Dir) SaveIdentity(identity Identity) error { return d.saveIdentity(osFiles{}, identity) }
+
+func (d Dir) saveIdentity(on files, identity Identity) error {
 	if _, err := pki.ParseCredentials(identity.CA, identity.Certificate, identity.Key); err != nil {
 		return fmt.Errorf("directory %s: %w", d.TLS(), err)
 	}
-	return d.writeTLS(map[string][]byte{caFile: identity.CA, nodeFile: identity.Certificate, nodeKeyFile: identity.Key})
+	return d.writeTLS(on, map[string][]byte{caFile: identity.CA, nodeFile: identity.Certificate, nodeKeyFile: identity.Key})
 }
 
 // SaveAuthority writes the cluster's CA with its key, durably.
-func (d Dir) SaveAuthority(ca *pki.CA) error {
+func (d Dir) SaveAuthority(ca *pki.CA) error { return d.saveAuthority(osFiles{}, ca) }
+
+func (d Dir) saveAuthority(on files, ca *pki.CA) error {
 	key, err := ca.KeyPEM()
 	if err != nil {
 		return fmt.Errorf("directory %s: %w", d.TLS(), err)
 	}
-	return d.writeTLS(map[string][]byte{caFile: ca.CertificatePEM(), caKeyFile: key})
+	return d.writeTLS(on, map[string][]byte{caFile: ca.CertificatePEM(), caKeyFile: key})
 }
 
-func (d Dir) writeTLS(files map[string][]byte) error {
-	for name, content := range files {
+func (d Dir) writeTLS(on files, texts map[string][]byte) error {
+	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		mode := publicMode
 		if filepath.Ext(name) == ".key" {
 			mode = secretMode
 		}
-		if err := WriteFile(filepath.Join(d.TLS(), name), content, mode); err != nil {
+		if err := writeFile(on, filepath.Join(d.TLS(), name), texts[name], mode); err != nil {
 			return err
 		}
 	}

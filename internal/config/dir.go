@@ -60,7 +60,9 @@ func (d Dir) Exists() (bool, error) {
 
 // Create makes the directory and those below it, for this user alone. It
 // refuses one that a node has already, and one too deep for its sockets.
-func (d Dir) Create() error {
+func (d Dir) Create() error { return d.create(osFiles{}) }
+
+func (d Dir) create(on files) error {
 	if err := d.CheckSockets(); err != nil {
 		return err
 	}
@@ -72,11 +74,8 @@ func (d Dir) Create() error {
 		return fmt.Errorf("directory %s: %w; choose another with --dir", d, ErrNodeExists)
 	}
 	for _, path := range []string{string(d), d.TLS(), d.Raft(), d.Meta(), d.Handlers()} {
-		if err := os.MkdirAll(path, 0o700); err != nil {
+		if err := makeDirectory(on, path); err != nil {
 			return fmt.Errorf("directory %s: %w", d, err)
-		}
-		if err := syncDirectory(filepath.Dir(path)); err != nil {
-			return fmt.Errorf("directory %s: sync: %w", d, err)
 		}
 	}
 	return nil

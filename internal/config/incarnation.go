@@ -35,7 +35,9 @@ func (d Dir) Incarnation() (uint64, error) {
 // BumpIncarnation counts a start: it returns a number that this directory never
 // returned before. The number is on stable storage when it is returned. Only the
 // holder of the directory's lock may call it, before any contact with others.
-func (d Dir) BumpIncarnation() (uint64, error) {
+func (d Dir) BumpIncarnation() (uint64, error) { return d.bumpIncarnation(osFiles{}) }
+
+func (d Dir) bumpIncarnation(on files) (uint64, error) {
 	value, err := d.Incarnation()
 	if err != nil {
 		return 0, err
@@ -43,13 +45,15 @@ func (d Dir) BumpIncarnation() (uint64, error) {
 	if value == math.MaxUint64 {
 		return 0, fmt.Errorf("%s: %w", d.IncarnationFile(), ErrIncarnation)
 	}
-	return value + 1, d.writeIncarnation(value + 1)
+	return value + 1, d.writeIncarnation(on, value+1)
 }
 
 // RaiseIncarnation makes sure that the next start gets a number above floor. A
 // node that joins again under its old name needs it: the cluster remembers the
 // number that the old directory had.
-func (d Dir) RaiseIncarnation(floor uint64) error {
+func (d Dir) RaiseIncarnation(floor uint64) error { return d.raiseIncarnation(osFiles{}, floor) }
+
+func (d Dir) raiseIncarnation(on files, floor uint64) error {
 	value, err := d.Incarnation()
 	if err != nil {
 		return err
@@ -57,11 +61,11 @@ func (d Dir) RaiseIncarnation(floor uint64) error {
 	if value >= floor {
 		return nil
 	}
-	return d.writeIncarnation(floor)
+	return d.writeIncarnation(on, floor)
 }
 
-func (d Dir) writeIncarnation(value uint64) error {
-	return WriteFile(d.IncarnationFile(), formatIncarnation(value), 0o600)
+func (d Dir) writeIncarnation(on files, value uint64) error {
+	return writeFile(on, d.IncarnationFile(), formatIncarnation(value), 0o600)
 }
 
 // formatIncarnation is the one line of the file:

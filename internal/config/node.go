@@ -82,7 +82,9 @@ func (d Dir) LoadNode() (*Node, error) {
 }
 
 // SaveNode checks n and writes it, durably.
-func (d Dir) SaveNode(n *Node) error {
+func (d Dir) SaveNode(n *Node) error { return d.saveNode(osFiles{}, n) }
+
+func (d Dir) saveNode(on files, n *Node) error {
 	if err := n.Validate(); err != nil {
 		return fmt.Errorf("%s: %w", d.NodeFile(), err)
 	}
@@ -90,7 +92,7 @@ func (d Dir) SaveNode(n *Node) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", d.NodeFile(), err)
 	}
-	return WriteFile(d.NodeFile(), content, 0o600)
+	return writeFile(on, d.NodeFile(), content, 0o600)
 }
 
 // ParseNode reads the content of a node.yaml. file is for messages only: errors

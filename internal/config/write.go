@@ -12,42 +12,38 @@ import (
 // old file or the new one. On an error the old file is as it was, unless the
 // error was the last step's, the sync of the directory.
 func WriteFile(path string, content []byte, mode fs.FileMode) error {
+	return writeFile(osFiles{}, path, content, mode)
+}
+
+func writeFile(on files, path string, content []byte, mode fs.FileMode) error {
 	directory := filepath.Dir(path)
-	file, err := os.CreateTemp(directory, "."+filepath.Base(path)+".new-*")
+	file, err := on.CreateTemp(directory, "."+filepath.Base(path)+".new-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	err = fill(file, content, mode)
+	err = fill(on, file, content, mode)
 	if err == nil {
-		err = os.Rename(file.Name(), path)
+		err = on.Rename(file.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(file.Name())))
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, on.Remove(file.Name())))
 	}
-	if err := syncDirectory(directory); err != nil {
+	if err := on.SyncDirectory(directory); err != nil {
 		return fmt.Errorf("write %s: sync of its directory: %w", path, err)
 	}
 	return nil
 }
 
 // fill makes the temporary file complete and durable, and closes it.
-func fill(file *os.File, content []byte, mode fs.FileMode) error {
-	_, err := file.Write(content)
+func fill(on files, file *os.File, content []byte, mode fs.FileMode) error {
+	_, err := on.Write(file, content)
 	if err == nil {
-		err = file.Chmod(mode)
+		err = on.Chmod(file, mode)
 	}
 	if err == nil {
-		err = file.Sync()
+		err = on.Sync(file)
 	}
 	return errors.Join(err, file.Close())
-}
-
-func syncDirectory(directory string) error {
-	file, err := os.Open(directory)
-	if err != nil {
-		return err
-	}
-	return errors.Join(file.Sync(), file.Close())
 }
 
 // readBounded reads a whole file, and refuses one larger than maxBytes before

@@ -11,6 +11,7 @@ type Budget struct {
 	Exhaustive int    // up to so many pending units: all subsets
 	Random     int    // above that: so many random ones, beside the systematic
 	Seed       uint64 // of the random ones
+	From       int    // operations behind which the first crash comes
 }
 
 // DefaultBudget is for checks that take some microseconds to a millisecond.
@@ -70,8 +71,10 @@ func Explore(initial *Image, ops []Op, b Budget, check func(*State) error) (Repo
 	e := &explorer{budget: b, check: check, rng: rand.New(rand.NewPCG(b.Seed, 1)), durable: initial.Clone(),
 		live: initial.Clone(), seen: map[string]bool{}}
 	for after := 0; ; after++ {
-		if err := e.point(after); err != nil {
-			return e.report, fmt.Errorf("%w\n%s", err, history(ops, after))
+		if after >= b.From {
+			if err := e.point(after); err != nil {
+				return e.report, fmt.Errorf("%w\n%s", err, history(ops, after))
+			}
 		}
 		if after == len(ops) {
 			return e.report, nil

@@ -35,6 +35,8 @@ func (f *Files) ResumeFiles(root string, n int) (*Files, error) {
 	return again, again.live.WriteTo(root)
 }
 
+var errOutside = errors.New("is not below the recorded directory")
+
 // names splits a path below the root.
 func (f *Files) names(path string) ([]string, error) {
 	relative, err := filepath.Rel(f.root, path)
@@ -45,7 +47,7 @@ func (f *Files) names(path string) ([]string, error) {
 	case relative == ".":
 		return nil, nil
 	case strings.HasPrefix(relative, ".."):
-		return nil, fmt.Errorf("%s is not below %s", path, f.root)
+		return nil, fmt.Errorf("%s: %w, %s", path, errOutside, f.root)
 	}
 	return strings.Split(relative, string(filepath.Separator)), nil
 }
@@ -148,11 +150,14 @@ func (f *Files) Chmod(file *os.File, mode fs.FileMode) error {
 // Sync makes a file durable. The file on the real disk is not synced: only the record counts.
 func (f *Files) Sync(file *os.File) error { return f.onFile(file, Op{Kind: Sync}) }
 
-// SyncDirectory makes the entries of a directory durable.
+// SyncDirectory makes the entries of a directory durable. What is outside the root counts as durable anyway.
 func (f *Files) SyncDirectory(path string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	number, err := f.numberLocked(path)
+	if errors.Is(err, errOutside) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

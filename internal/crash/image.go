@@ -1,11 +1,14 @@
 package crash
 
 import (
+	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Image is what a medium holds: files and directories, by number.
@@ -87,6 +90,30 @@ func (i *Image) writeDirectory(number int, path string) error {
 		}
 	}
 	return nil
+}
+
+// Digest is the same for images whose root directories are, but for the entries whose names ignore picks.
+func (i *Image) Digest(ignore func(name string) bool) [sha256.Size]byte {
+	sum := sha256.New()
+	i.digest(sum, Root, ignore)
+	return [sha256.Size]byte(sum.Sum(nil))
+}
+
+func (i *Image) digest(sum hash.Hash, number int, ignore func(string) bool) {
+	o := i.objects[number]
+	if o.entries == nil {
+		content := o.content.bytes()
+		fmt.Fprintf(sum, "file %o %d %s\n", o.mode, len(content), content)
+		return
+	}
+	fmt.Fprintf(sum, "directory %o\n", o.mode)
+	for _, name := range slices.Sorted(maps.Keys(o.entries)) {
+		if !ignore(name) {
+			fmt.Fprintf(sum, "%q ", name)
+			i.digest(sum, o.entries[name], ignore)
+		}
+	}
+	fmt.Fprintln(sum, "end")
 }
 
 // ReadDirectory returns the image of a directory, all of it durable.
