@@ -14,6 +14,9 @@ const (
 
 	formatVersion = 1
 	headBytes     = 40
+
+	// maxSequence is more than any writer reaches, so that counting on from a sequence read from disk can't overflow.
+	maxSequence = 1<<63 - 1
 )
 
 // castagnoli is read only. CRC32C is what the rest of the metadata uses, and processors compute it.
@@ -73,6 +76,9 @@ func unseal(b []byte, magic uint32, g *geometry) (head, error) {
 	if deviceBytes != g.deviceBytes || alExtents != g.alExtents {
 		return head{}, fmt.Errorf("%w: device of %d bytes and %d extents, want %d bytes and %d extents",
 			ErrGeometry, deviceBytes, alExtents, g.deviceBytes, g.alExtents)
+	}
+	if h.sequence > maxSequence {
+		return head{}, fmt.Errorf("%w: sequence is %d", errDamaged, h.sequence)
 	}
 	if le.Uint32(b[36:]) != 0 {
 		return head{}, fmt.Errorf("%w: reserved bytes are not zero", errDamaged)

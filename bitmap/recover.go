@@ -45,11 +45,11 @@ func Format(r Region, cfg Config) error {
 	return s.writeReset()
 }
 
-func checkRegion(r Region, cfg Config) error {
+func checkRegion(v View, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	if got, want := r.Size(), RegionBytes(cfg.DeviceBytes, cfg.ALExtents); got < want {
+	if got, want := v.Size(), RegionBytes(cfg.DeviceBytes, cfg.ALExtents); got < want {
 		return fmt.Errorf("%w: %d bytes, want %d", ErrRegionTooSmall, got, want)
 	}
 	return nil
@@ -103,33 +103,26 @@ func (o *opening) load() error {
 
 // loadDirectoryBlock takes the newer of the two copies of a block.
 func (o *opening) loadDirectoryBlock(block uint32) error {
-	s, sound, chosen := o.s, 0, 0
-	var newest uint64
-	for dirCopy := range directoryCopies {
-		if readBlock(s.region, s.buffer, s.g.directoryOffset(dirCopy, block)) != nil {
-			continue // An unreadable copy counts like a torn one.
+	s, sound := o.s, 0
+	copies, chosen := readDirectoryBlock(s.region, &s.g, block)
+	for dirCopy := range copies {
+		if foreign(copies[dirCopy].err) {
+			return copies[dirCopy].err
 		}
-		body, sequence, err := decodeDirectoryBlock(s.buffer, block, dirCopy, &s.g)
-		if foreign(err) {
-			return err
-		}
-		if err != nil {
-			continue
-		}
-		sound++
-		if sound == 1 || sequence > newest {
-			chosen, newest = dirCopy, sequence
-			copy(s.directory.body(block), body)
+		if copies[dirCopy].err == nil {
+			sound++
 		}
 	}
-	s.directory.first.SetTo(uint(block), sound > 0 && chosen == 0)
-	s.sequence = max(s.sequence, newest)
 	o.sound += sound
-	switch sound {
-	case 0:
+	s.directory.first.SetTo(uint(block), chosen == 0)
+	if chosen < 0 {
 		o.report.DamagedDirectoryBlocks++
 		s.directory.setBlockAllDirty(block)
-	case 1:
+		return nil
+	}
+	copy(s.directory.body(block), copies[chosen].body)
+	s.sequence = max(s.sequence, copies[chosen].sequence)
+	if sound == 1 {
 		o.report.DamagedDirectoryCopies++
 	}
 	return nil

@@ -211,19 +211,29 @@ func (r *ring) replay() replayed {
 	return replayed{hot: r.apply(from)}
 }
 
-// unsoundInFlight counts the unsound blocks where a crash can have interrupted a write: behind what the newest block says is
-// durable, up to one batch behind itself. A reset is always durable before the next batch begins.
+// unsoundInFlight counts the unsound blocks where a crash can have interrupted a write.
 func (r *ring) unsoundInFlight(last *logBlock) int {
-	n, from := 0, last.stable+1
-	if last.reset {
-		from = last.sequence + 1
-	}
-	for sequence := from; sequence <= last.sequence+maxBatchBlocks; sequence++ {
-		if slices.Contains(r.unsound, r.g.position(sequence)) {
+	n := 0
+	for _, position := range r.inFlightPositions(last) {
+		if slices.Contains(r.unsound, position) {
 			n++
 		}
 	}
 	return n
+}
+
+// inFlightPositions are those where a crash can have interrupted a write: behind what the newest block says is durable, up to one
+// batch behind itself. A reset is always durable before the next batch begins.
+func (r *ring) inFlightPositions(last *logBlock) []uint32 {
+	from := last.stable + 1
+	if last.reset {
+		from = last.sequence + 1
+	}
+	positions := make([]uint32, 0, 2*maxBatchBlocks)
+	for sequence := from; sequence <= last.sequence+maxBatchBlocks; sequence++ {
+		positions = append(positions, r.g.position(sequence))
+	}
+	return positions
 }
 
 // base returns the sequence from which on the table can be rebuilt as of the block with sequence stable. It is not ok if a block that

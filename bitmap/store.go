@@ -221,7 +221,7 @@ func (s *Store) writeReset() error {
 }
 
 // readBlock reads one block of the region. A short read is an error like any other: the region's size was checked.
-func readBlock(r Region, b []byte, offset int64) error {
+func readBlock(r io.ReaderAt, b []byte, offset int64) error {
 	n, err := r.ReadAt(b, offset)
 	if n == len(b) {
 		return nil

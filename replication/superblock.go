@@ -306,10 +306,15 @@ func (sb *Superblock) decodeFields(src []byte) {
 }
 
 func crcMatches(src []byte) bool {
+	return superblockChecksum(src) == binary.LittleEndian.Uint32(src[sbCRC:])
+}
+
+// superblockChecksum is what the checksum of a block should be.
+func superblockChecksum(src []byte) uint32 {
 	var clean [superblockBytes]byte
 	copy(clean[:], src)
 	clear(clean[sbCRC : sbCRC+4])
-	return payloadChecksum(clean[:]) == binary.LittleEndian.Uint32(src[sbCRC:])
+	return payloadChecksum(clean[:])
 }
 
 func allZero(p []byte) bool {

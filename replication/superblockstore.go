@@ -31,7 +31,7 @@ type superblockReport struct {
 
 // readSuperblock finds the newest good copy in region and changes nothing. The error is ErrNoMetadata,
 // ErrForeignMetadata or ErrDamagedMetadata.
-func readSuperblock(region bitmap.Region) (Superblock, superblockReport, error) {
+func readSuperblock(region bitmap.View) (Superblock, superblockReport, error) {
 	var report superblockReport
 	var copies [superblockCopies]Superblock
 	var readErr error
@@ -75,7 +75,7 @@ func (r *superblockReport) verdict(good bool, readErr error) error {
 }
 
 // readSuperblockCopy returns nil for a copy that lies behind the end of the region.
-func readSuperblockCopy(region bitmap.Region, index int) ([]byte, error) {
+func readSuperblockCopy(region bitmap.View, index int) ([]byte, error) {
 	offset := int64(index) * superblockBytes
 	if region.Size() < offset+superblockBytes {
 		return nil, nil
