@@ -51,7 +51,19 @@ func openStorage(dir string, logger hclog.Logger) (*Storage, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("quorum: open the snapshots in %s: %w", dir, err), log.Close())
 	}
+	// Neither library syncs the names that it makes in dir. A log that is lost with its name takes votes and promises along.
+	if err := syncDirectory(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("quorum: sync %s: %w", dir, err), log.Close())
+	}
 	return &Storage{Log: log, Stable: log, Snapshots: snapshots, Close: log.Close}, nil
+}
+
+func syncDirectory(path string) error {
+	directory, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(directory.Sync(), directory.Close())
 }
 
 // checked reports what a caller's Storage lacks.
