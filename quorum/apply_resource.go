@@ -119,7 +119,7 @@ func (c DeleteResource) apply(s *State) (string, error) {
 	if err != nil {
 		return c.Resource, err
 	}
-	if r.Primary != "" {
+	if s.Serves(r) {
 		return c.Resource, refusef("%s is the Primary of %s", r.Primary, r.Name)
 	}
 	delete(s.Resources, c.Resource)

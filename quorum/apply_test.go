@@ -159,6 +159,7 @@ func TestGuards(t *testing.T) {
 		{"delete", clean, DeleteResource{Resource: "r", Generation: 1}, codeOK, ""},
 		{"delete with a stale generation", clean, DeleteResource{Resource: "r", Generation: 2}, codeStale, ""},
 		{"delete of one that has a Primary", served, DeleteResource{Resource: "r", Generation: 2}, codeRefused, "a is the Primary"},
+		{"delete of one whose Primary has restarted", with(served, register("a", 2, 2)), DeleteResource{Resource: "r", Generation: 2}, codeOK, ""},
 
 		{"register", cluster, register("a", 2, 1), codeOK, ""},
 		{"register a lower incarnation", with(cluster, register("a", 5, 1)), register("a", 4, 1), codeRefused, "restored"},

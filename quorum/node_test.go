@@ -102,6 +102,15 @@ func TestClusterOnDisk(t *testing.T) {
 	ok(Result{}, nodes["b"].Close())
 	ok(Result{}, nodes["w"].Close())
 
+	for _, name := range []string{"b", "w"} { // a has missed the last one
+		s, err := ReadOffline(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := s.Resources["r"]; s.ClusterID != "test" || r == nil || r.Generation != generation || len(r.Replicas) != 2 {
+			t.Errorf("the record on the disk of %s is %+v", name, r)
+		}
+	}
 	for _, name := range []string{"a", "b", "w"} {
 		nodes[name] = p.start(t, dir, name, 2)
 	}
@@ -143,8 +152,14 @@ func TestDamagedSnapshotStopsTheStart(t *testing.T) {
 	if err != nil || len(files) != 1 {
 		t.Fatalf("snapshots %v, %v", files, err)
 	}
+	if s, err := ReadOffline(filepath.Join(dir, "a")); err != nil || s.ClusterID != "test" {
+		t.Errorf("read offline: %+v, %v", s, err)
+	}
 	if err := os.Truncate(files[0], 10); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := ReadOffline(filepath.Join(dir, "a")); !errors.Is(err, ErrDamaged) {
+		t.Errorf("read offline: %v", err)
 	}
 	cfg := n.cfg
 	cfg.Incarnation = 2

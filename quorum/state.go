@@ -178,6 +178,12 @@ func (r *Resource) brief() *Resource {
 // IsInSync reports whether node has every acknowledged write.
 func (r *Resource) IsInSync(node string) bool { return slices.Contains(r.InSync, node) }
 
+// Serves reports whether the resource has a Primary that may still be running: the process that registered last on its node. A newer
+// process there has taken the place of one that was, and is nobody's Primary.
+func (s *State) Serves(r *Resource) bool {
+	return r.Primary != "" && s.Nodes[r.Primary].Incarnation == r.PrimaryIncarnation
+}
+
 // Replica returns node's replica.
 func (r *Resource) Replica(node string) (Replica, bool) {
 	if p := r.replica(node); p != nil {

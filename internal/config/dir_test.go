@@ -64,6 +64,41 @@ func TestLock(t *testing.T) {
 	wantError(t, err, os.ErrNotExist)
 }
 
+// Who looks into a directory keeps a daemon out for that time, and is kept out by one.
+func TestView(t *testing.T) {
+	d := Dir(t.TempDir())
+	_, err := d.View()
+	wantError(t, err, os.ErrNotExist)
+	lock, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.View()
+	wantError(t, err, ErrLocked, string(d), "process "+strconv.Itoa(os.Getpid()), "stop it first")
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := d.View()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := d.View()
+	if err != nil {
+		t.Fatalf("two that look: %v", err)
+	}
+	_, err = d.Lock()
+	wantError(t, err, ErrViewed, string(d))
+	if err := errors.Join(first.Close(), second.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err = d.Lock(); err != nil {
+		t.Fatalf("after the view: %v", err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // lockVariable makes this test binary take the lock of the directory it names,
 // say so, and hold it until its input ends.
 const lockVariable = "DUET_TEST_LOCK"

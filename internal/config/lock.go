@@ -13,11 +13,14 @@ import (
 // ErrLocked is returned when another daemon runs in the directory.
 var ErrLocked = errors.New("another daemon runs in this directory")
 
+// ErrViewed is returned to a daemon that is to start while somebody looks into the directory.
+var ErrViewed = errors.New("a command is looking into this directory; start again when it has ended")
+
 // maxLockFileBytes is more than a process id takes.
 const maxLockFileBytes = 64
 
-// Lock is the right to be the daemon of a directory. It ends with Close or with
-// the process, whichever comes first.
+// Lock is the right to be the daemon of a directory, or to look into it while
+// there is none. It ends with Close or with the process, whichever comes first.
 type Lock struct {
 	file *os.File
 }
@@ -29,14 +32,11 @@ func (d Dir) Lock() (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("directory %s: %w", d, err)
 	}
-	for {
-		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	err = flock(file, unix.LOCK_EX)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%w%s; stop it first", ErrLocked, d.holder())
+		if err = ErrViewed; flock(file, unix.LOCK_SH) != nil {
+			err = fmt.Errorf("%w%s; stop it first", ErrLocked, d.holder())
+		}
 	}
 	if err == nil {
 		err = note(file)
@@ -45,6 +45,33 @@ func (d Dir) Lock() (*Lock, error) {
 		return nil, errors.Join(fmt.Errorf("directory %s: %w", d, err), file.Close())
 	}
 	return &Lock{file: file}, nil
+}
+
+// View keeps a daemon from starting in the directory while somebody looks into
+// it, and fails with ErrLocked where one runs. It changes nothing.
+func (d Dir) View() (*Lock, error) {
+	file, err := os.Open(d.LockFile())
+	if err != nil {
+		return nil, fmt.Errorf("directory %s: %w", d, err)
+	}
+	err = flock(file, unix.LOCK_SH)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w%s; stop it first", ErrLocked, d.holder())
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("directory %s: %w", d, err), file.Close())
+	}
+	return &Lock{file: file}, nil
+}
+
+// flock takes a lock or fails at once.
+func flock(file *os.File, how int) error {
+	for {
+		err := unix.Flock(int(file.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // note leaves our process id for the message to whom we keep out.

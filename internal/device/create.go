@@ -57,7 +57,7 @@ func createFile(path string, sizeBytes int64, allocate bool) (*Device, error) {
 
 // fillNewFile does all of createFile that must be undone when it fails.
 func fillNewFile(path string, file *os.File, sizeBytes int64, allocate bool) (*Device, error) {
-	if err := lock(file.Name(), file); err != nil {
+	if err := lock(file.Name(), file, unix.LOCK_EX); err != nil {
 		return nil, err
 	}
 	if err := file.Truncate(sizeBytes); err != nil {

@@ -51,6 +51,32 @@ func Open(path string) (*Device, error) {
 	return d, nil
 }
 
+// OpenReadOnly opens an existing file or block device to look at it. It fails
+// with ErrInUse while a daemon has it, and keeps one from opening it until Close.
+// All that would change the disk fails.
+func OpenReadOnly(path string) (*Device, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: %w", path, plain(err))
+	}
+	block, err := kindOf(path, info)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("disk %s: %w", path, plain(err))
+	}
+	if err := lock(path, file, unix.LOCK_SH); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	d, err := newDevice(path, file, block)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return d, nil
+}
+
 // newDevice wraps an already locked file.
 func newDevice(path string, file *os.File, block bool) (*Device, error) {
 	raw, err := file.SyscallConn()
@@ -89,7 +115,7 @@ func openExclusive(path string) (file *os.File, block bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("disk %s: %w", path, plain(err))
 	}
-	if err := lock(path, file); err != nil {
+	if err := lock(path, file, unix.LOCK_EX); err != nil {
 		return nil, false, errors.Join(err, file.Close())
 	}
 	return file, block, nil
@@ -111,8 +137,8 @@ func kindOf(path string, info fs.FileInfo) (block bool, err error) {
 
 // lock takes the flock and makes sure that the locked file is still the one
 // that path names: it may have been replaced between open and lock.
-func lock(path string, file *os.File) error {
-	err := retry(func() error { return unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+func lock(path string, file *os.File, how int) error {
+	err := retry(func() error { return unix.Flock(int(file.Fd()), how|unix.LOCK_NB) })
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return inUse(path, "another process holds its lock; stop that process, or choose another disk")
 	}

@@ -79,6 +79,51 @@ func TestOpenIsExclusive(t *testing.T) {
 	closeIt(t, again)
 }
 
+// A disk that is looked at can't be changed, and can't be taken by a daemon meanwhile; one that a daemon has can't be looked at.
+func TestOpenReadOnly(t *testing.T) {
+	d, path := newFile(t, 1<<20)
+	if _, err := d.WriteAt([]byte("hello"), 4096); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.SetTag(7); err != nil && !errors.Is(err, ErrNoTag) {
+		t.Fatal(err)
+	}
+	tag, tagErr := d.Tag()
+	_, err := OpenReadOnly(path)
+	wantError(t, err, ErrInUse, path)
+	_, err = OpenRegionFileReadOnly(path)
+	wantError(t, err, ErrInUse, "metadata", path)
+	closeIt(t, d)
+
+	viewed, err := OpenReadOnly(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := OpenRegionFileReadOnly(path)
+	if err != nil {
+		t.Fatalf("two that look: %v", err)
+	}
+	got := make([]byte, 5)
+	if _, err := again.ReadAt(got, 4096); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if same, err := viewed.Tag(); same != tag || (err == nil) != (tagErr == nil) {
+		t.Errorf("tag %d, %v, want %d", same, err, tag)
+	}
+	if _, err := viewed.WriteAt(got, 0); err == nil {
+		t.Error("a write was possible")
+	}
+	_, err = Open(path)
+	wantError(t, err, ErrInUse, path)
+	closeIt(t, viewed)
+	closeIt(t, again)
+
+	_, err = OpenReadOnly(filepath.Join(t.TempDir(), "absent"))
+	wantError(t, err, fs.ErrNotExist, "absent")
+	_, err = OpenReadOnly("/dev/null")
+	wantError(t, err, nil, "neither a regular file nor a block device")
+}
+
 func TestCreate(t *testing.T) {
 	directory := t.TempDir()
 	path := filepath.Join(directory, "disk")

@@ -37,6 +37,16 @@ func OpenRegionFile(path string) (*Region, error) {
 	return &Region{device: d, sizeBytes: d.SizeBytes(), owned: true}, nil
 }
 
+// OpenRegionFileReadOnly opens an existing metadata file to look at it, as
+// OpenReadOnly does.
+func OpenRegionFileReadOnly(path string) (*Region, error) {
+	d, err := OpenReadOnly(path)
+	if err != nil {
+		return nil, fmt.Errorf("metadata: %w", err)
+	}
+	return &Region{device: d, sizeBytes: d.SizeBytes(), owned: true}, nil
+}
+
 // Section sets [off, off+n) of the disk apart as metadata. From then on the
 // disk ends at off for everything else: SizeBytes says so, and no data request
 // can touch the section. A disk has at most one.

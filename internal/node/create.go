@@ -190,7 +190,7 @@ func (n *Node) ResourceDelete(ctx context.Context, resource string, r *control.R
 	if err != nil {
 		return err
 	}
-	if current.Primary != "" {
+	if n.quorum.State().Serves(current) {
 		return control.Errorf(control.CodeRefused, "%s is Primary on %s", resource, current.Primary).
 			WithHint("run `duet secondary %s` there first", resource)
 	}
