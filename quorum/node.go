@@ -119,7 +119,7 @@ func (n *Node) openStorage() (err error) {
 		n.storage, err = n.cfg.Storage.checked()
 		return err
 	}
-	n.storage, err = openStorage(n.cfg.Dir, raftLogger(n.log))
+	n.storage, err = openStorage(osFiles{}, n.cfg.Dir, raftLogger(n.log))
 	return err
 }
 

@@ -129,7 +129,7 @@ func TestClusterOnDisk(t *testing.T) {
 func TestSecondProcessInTheSameDirectory(t *testing.T) {
 	dir, p := t.TempDir(), &ports{at: map[string]string{}}
 	p.start(t, dir, "a", 1)
-	if _, err := openStorage(filepath.Join(dir, "a"), raftLogger(Config{}.withDefaults().Logger)); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := openStorage(osFiles{}, filepath.Join(dir, "a"), raftLogger(Config{}.withDefaults().Logger)); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -190,4 +192,75 @@ func (f *Files) Remove(path string) error {
 		return err
 	}
 	return f.entryLocked(path, Op{Kind: Unlink})
+}
+
+// What follows records what a library did to the files by itself; the caller says what it was.
+
+// SawFile records a new, empty file.
+func (f *Files) SawFile(path string, mode fs.FileMode) error {
+	return f.saw(path, &object{mode: mode, content: NewContent(0)})
+}
+
+// SawDirectory records a new, empty directory.
+func (f *Files) SawDirectory(path string, mode fs.FileMode) error {
+	return f.saw(path, &object{mode: mode, entries: map[string]int{}})
+}
+
+func (f *Files) saw(path string, o *object) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.entryLocked(path, Op{Kind: Link, Child: f.addLocked(o)})
+}
+
+// SawRename records a rename in one directory.
+func (f *Files) SawRename(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	child, err := f.numberLocked(from)
+	if err != nil {
+		return err
+	}
+	return f.entryLocked(from, Op{Kind: Rename, To: filepath.Base(to), Child: child})
+}
+
+// SawRemove records that a name is gone.
+func (f *Files) SawRemove(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.entryLocked(path, Op{Kind: Unlink})
+}
+
+// Saw records an operation on the file or directory at path.
+func (f *Files) Saw(path string, op Op) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	number, err := f.numberLocked(path)
+	if err != nil {
+		return err
+	}
+	op.Object, op.Path = number, path
+	f.recordLocked(op)
+	return nil
+}
+
+// Recorded returns the content of the file at path as it was recorded so far.
+func (f *Files) Recorded(path string) (*Content, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	number, err := f.numberLocked(path)
+	if err != nil {
+		return nil, err
+	}
+	return f.live.Content(number).Clone(), nil
+}
+
+// RecordedNames returns the names in the directory at path as they were recorded so far.
+func (f *Files) RecordedNames(path string) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	number, err := f.numberLocked(path)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Sorted(maps.Keys(f.live.objects[number].entries)), nil
 }
