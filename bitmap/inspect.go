@@ -51,7 +51,7 @@ type SlotInspection struct {
 // Finding is something that this package would not have written, or that a crash has left.
 type Finding struct {
 	Where       string // the block, in words
-	OffsetBytes int64  // of the block in the region
+	OffsetBytes int64  // of the block in the region; -1: it is about no block
 	Problem     string
 	Consequence string // what opening makes of it
 	Fatal       bool   // opening refuses the region

@@ -19,7 +19,7 @@ var (
 	// ErrDamagedMetadata: both copies of the superblock are unreadable. What the replica promised and what it is
 	// missing is unknown.
 	ErrDamagedMetadata = errors.New("duet metadata is damaged; the disk itself was not touched: " +
-		"recreate the replica's metadata, and it is synced in full from an in-sync peer")
+		"stop the daemon here, and `duet md check` says how the replica is made anew")
 )
 
 const (

@@ -31,7 +31,7 @@ var directions = map[string][]string{
 	},
 	"duet/cmd/duet": {
 		"duet/internal/node", "duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki",
-		"duet/internal/mux", "duet/nbd",
+		"duet/internal/mux", "duet/nbd", "duet/replication", "duet/bitmap",
 	},
 
 	"duet/internal/crash": {}, // for tests alone: nobody may import it

@@ -55,6 +55,10 @@ func TestUsageErrors(t *testing.T) {
 		{"init --name a --listen nowhere", "nowhere"},
 		{"init --name a --insecure --listen :7600", "loopback"},
 		{"join --name a", "TOKEN is missing"},
+		{"md frobnicate", "duet md"},
+		{"md check", "RESOURCE is missing"},
+		{"md dump", "RESOURCE is missing"},
+		{"md dump r0 r1", "too many"},
 		{"demo x", "too many"},
 	}
 	for _, tt := range tests {
@@ -237,7 +241,7 @@ func TestCreateRequest(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	golden(t, "help", duet(t.Context(), "/nonexistent", "help").stdout)
-	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "events", "demo"} {
+	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "events", "md check", "demo"} {
 		got := duet(t.Context(), "/nonexistent", append(strings.Fields(command), "--help")...)
 		if got.code != 0 || got.stderr != "" {
 			t.Errorf("duet %s --help: exit code %d, %q", command, got.code, got.stderr)
