@@ -60,7 +60,7 @@ func (osFiles) SyncDirectory(path string) error {
 
 // openStorage opens, or makes, the files in dir.
 func openStorage(on files, dir string, logger hclog.Logger) (*Storage, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), on.SyncDirectory(filepath.Dir(dir))); err != nil {
 		return nil, fmt.Errorf("quorum: %w", err)
 	}
 	path := filepath.Join(dir, logFile)

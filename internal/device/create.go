@@ -13,13 +13,18 @@ import (
 // Create opens the disk at path and makes it first when nothing is there: a
 // sparse file of sizeBytes. created tells that the file is new, and so all one
 // hole. What exists keeps its content and must have at least sizeBytes.
-// A new file appears under its name complete and durable, or not at all.
+// A new file appears under its name complete and durable, or not at all; the
+// name of a file that exists is durable on return too.
 func Create(path string, sizeBytes int64) (created bool, d *Device, err error) {
+	return createOn(osFiles{}, path, sizeBytes)
+}
+
+func createOn(on files, path string, sizeBytes int64) (created bool, d *Device, err error) {
 	if sizeBytes <= 0 {
 		return false, nil, fmt.Errorf("disk %s: size %d is not positive", path, sizeBytes)
 	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		d, err := createFile(path, sizeBytes, false)
+		d, err := createFile(on, path, sizeBytes, false)
 		if !errors.Is(err, fs.ErrExist) {
 			return err == nil, d, err
 		}
@@ -33,74 +38,71 @@ func Create(path string, sizeBytes int64) (created bool, d *Device, err error) {
 		err := fmt.Errorf("disk %s: %w: it has %d bytes, %d are needed", path, ErrTooSmall, have, sizeBytes)
 		return false, nil, errors.Join(err, d.Close())
 	}
+	if d.block {
+		return false, d, nil
+	}
+	// Whoever made it may have been killed before it synced.
+	if err := on.SyncDirectory(filepath.Dir(path)); err != nil {
+		return false, nil, errors.Join(fmt.Errorf("disk %s: sync of its directory: %w", path, err), d.Close())
+	}
 	return false, d, nil
+}
+
+// Remove removes a file that Create or CreateRegionFile made, durably.
+func Remove(path string) error { return removeOn(osFiles{}, path) }
+
+func removeOn(on files, path string) error {
+	if err := on.Remove(path); err != nil {
+		return err
+	}
+	return on.SyncDirectory(filepath.Dir(path))
 }
 
 // createFile makes a new file under a temporary name, locks it, gives it its
 // size, makes it durable and only then gives it its name. It fails with
 // fs.ErrExist when the name is taken. With allocate the space is reserved.
-func createFile(path string, sizeBytes int64, allocate bool) (*Device, error) {
+func createFile(on files, path string, sizeBytes int64, allocate bool) (*Device, error) {
 	directory := filepath.Dir(path)
-	file, err := os.CreateTemp(directory, "."+filepath.Base(path)+".new-*")
+	file, err := on.CreateTemp(directory, "."+filepath.Base(path)+".new-*")
 	if err != nil {
 		return nil, fmt.Errorf("disk %s: cannot create a file in %s: %w", path, directory, plain(err))
 	}
-	d, err := fillNewFile(path, file, sizeBytes, allocate)
+	d, err := fillNewFile(on, path, file, fileSpec{sizeBytes, allocate})
 	if err != nil {
-		return nil, errors.Join(err, os.Remove(file.Name()), file.Close())
+		return nil, errors.Join(err, on.Remove(file.Name()), file.Close())
 	}
-	if err := syncDirectory(directory); err != nil {
-		return nil, errors.Join(fmt.Errorf("disk %s: sync of %s: %w", path, directory, err), d.Close())
+	if err := on.SyncDirectory(directory); err != nil {
+		return nil, errors.Join(fmt.Errorf("disk %s: sync of %s: %w", path, directory, err), on.Remove(path), d.Close())
 	}
 	return d, nil
 }
 
+// fileSpec says what a new file is to be like.
+type fileSpec struct {
+	sizeBytes int64
+	allocate  bool // reserve the space
+}
+
 // fillNewFile does all of createFile that must be undone when it fails.
-func fillNewFile(path string, file *os.File, sizeBytes int64, allocate bool) (*Device, error) {
+func fillNewFile(on files, path string, file *os.File, wanted fileSpec) (*Device, error) {
 	if err := lock(file.Name(), file, unix.LOCK_EX); err != nil {
 		return nil, err
 	}
-	if err := file.Truncate(sizeBytes); err != nil {
-		return nil, fmt.Errorf("disk %s: cannot give it %d bytes: %w", path, sizeBytes, plain(err))
+	if err := on.Truncate(file, wanted.sizeBytes); err != nil {
+		return nil, fmt.Errorf("disk %s: cannot give it %d bytes: %w", path, wanted.sizeBytes, plain(err))
 	}
-	if allocate {
-		err := retry(func() error { return unix.Fallocate(int(file.Fd()), 0, 0, sizeBytes) })
+	if wanted.allocate {
+		err := retry(func() error { return unix.Fallocate(int(file.Fd()), 0, 0, wanted.sizeBytes) })
 		if err != nil && !notSupported(err) {
-			return nil, fmt.Errorf("disk %s: cannot reserve %d bytes: %w", path, sizeBytes, err)
+			return nil, fmt.Errorf("disk %s: cannot reserve %d bytes: %w", path, wanted.sizeBytes, err)
 		}
 	}
-	if err := file.Sync(); err != nil {
+	if err := on.Sync(file); err != nil {
 		return nil, fmt.Errorf("disk %s: sync: %w", path, plain(err))
 	}
 	d, err := newDevice(path, file, false)
 	if err != nil {
 		return nil, err
 	}
-	return d, nameNewFile(file.Name(), path)
-}
-
-// nameNewFile renames without ever replacing something.
-func nameNewFile(from, to string) error {
-	err := retry(func() error {
-		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	})
-	if notSupported(err) {
-		// Filesystems without that flag have links, which don't replace either.
-		if err = os.Link(from, to); err == nil {
-			err = os.Remove(from)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("disk %s: %w", to, plain(err))
-	}
-	return nil
-}
-
-// syncDirectory makes a new name durable.
-func syncDirectory(directory string) error {
-	file, err := os.Open(directory)
-	if err != nil {
-		return plain(err)
-	}
-	return errors.Join(file.Sync(), file.Close())
+	return d, on.RenameNew(file.Name(), path)
 }

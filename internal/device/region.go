@@ -18,10 +18,14 @@ type Region struct {
 // the filesystem can, so that metadata updates don't fail on a full disk later.
 // It fails with fs.ErrExist, and changes nothing, when the path exists.
 func CreateRegionFile(path string, sizeBytes int64) (*Region, error) {
+	return createRegionOn(osFiles{}, path, sizeBytes)
+}
+
+func createRegionOn(on files, path string, sizeBytes int64) (*Region, error) {
 	if sizeBytes <= 0 {
 		return nil, fmt.Errorf("metadata %s: size %d is not positive", path, sizeBytes)
 	}
-	d, err := createFile(path, sizeBytes, true)
+	d, err := createFile(on, path, sizeBytes, true)
 	if err != nil {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"sort"
 	"time"
@@ -47,10 +46,10 @@ func (p *prepared) close() error { return errors.Join(p.meta.Close(), p.disk.Clo
 func (p *prepared) undo() error {
 	err := p.close()
 	if p.metadata != "" {
-		err = errors.Join(err, os.Remove(p.metadata))
+		err = errors.Join(err, device.Remove(p.metadata))
 	}
 	if p.created {
-		err = errors.Join(err, os.Remove(p.disk.Path()))
+		err = errors.Join(err, device.Remove(p.disk.Path()))
 	}
 	return err
 }
@@ -128,7 +127,7 @@ func (n *Node) makeReplica(r *control.PrepareReplicaRequest) (_ *prepared, err e
 	}
 	undo := p.disk.Close()
 	if p.created {
-		undo = errors.Join(undo, os.Remove(r.Path))
+		undo = errors.Join(undo, device.Remove(r.Path))
 	}
 	return nil, errors.Join(refuse(err), undo)
 }
@@ -246,7 +245,7 @@ func (n *Node) forgetMetadata(record *quorum.Resource) error {
 		return nil
 	}
 	if replica.Metadata != control.MetadataInternal {
-		return os.Remove(replica.Metadata)
+		return device.Remove(replica.Metadata)
 	}
 	disk, err := device.Open(replica.Path)
 	if err != nil {
