@@ -210,7 +210,11 @@ func TestEveryByteOfMetadata(t *testing.T) {
 					t.Fatalf("dirty is %v", want)
 				}
 			}
-			for off := range base.blocks {
+			for off, block := range base.blocks {
+				stride := stride
+				if allZero(block) {
+					stride *= 7 // of the log: every byte is like the others
+				}
 				t.Run(fmt.Sprint(off), func(t *testing.T) {
 					t.Parallel()
 					want := want
