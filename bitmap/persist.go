@@ -3,8 +3,8 @@ package bitmap
 // Persist returns when every change that was made to the given slots before the call is durable. It writes only pages that
 // changed. If none did it does no I/O.
 func (s *Store) Persist(slots SlotMask) error {
-	s.ioMu.Lock()
-	defer s.ioMu.Unlock()
+	s.ioMu.lock()
+	defer s.ioMu.unlock()
 	if err := s.Err(); err != nil {
 		return err
 	}
@@ -34,8 +34,8 @@ func (s *Store) persistEvicted(extents []uint32) error {
 	if !s.undurable(extents) {
 		return s.Err()
 	}
-	s.ioMu.Lock()
-	defer s.ioMu.Unlock()
+	s.ioMu.lock()
+	defer s.ioMu.unlock()
 	return s.persist(s.grownPages(extents))
 }
 

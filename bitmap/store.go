@@ -38,7 +38,7 @@ type Store struct {
 
 	// ioMu is held by whoever writes pages or the directory, from the snapshot to the last sync. So two writers of the same page can't
 	// overtake each other.
-	ioMu          sync.Mutex
+	ioMu          ioLock
 	closed        bool // no more writes of pages
 	directory     *directory
 	sequence      uint64 // of the newest page or directory block
@@ -82,6 +82,7 @@ func newStore(r Region, cfg Config) *Store {
 		onFull: cfg.OnFull,
 
 		saving:    map[pageID]struct{}{},
+		ioMu:      newIOLock(),
 		buffer:    make([]byte, diskBlockBytes),
 		logBuffer: make([]byte, diskBlockBytes),
 		wake:      make(chan struct{}, 1),
@@ -190,8 +191,8 @@ func (s *Store) close(clean bool) error {
 	<-s.done
 	held := s.Stats().HeldExtents
 
-	s.ioMu.Lock()
-	defer s.ioMu.Unlock()
+	s.ioMu.lock()
+	defer s.ioMu.unlock()
 	s.closed = true
 	switch err := s.Err(); {
 	case !clean:

@@ -83,6 +83,7 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 	}
 	r.log.Info("disk attached", "clean", recovery.Clean, "hot-extents", recovery.HotExtents, "damaged-pages", recovery.DamagedPages)
 	r.super, r.meta, r.detached, r.failure = super, meta, false, ""
+	r.superKnown.Store(&sb)
 	r.local = &localDisk{disk: disk, store: store}
 	r.volume.local = r.local
 	return nil
@@ -208,9 +209,11 @@ func (v *Volume) settle(req *request, failing bool) {
 		v.finishRead(req, nil)
 	case req.op == opRead, req.phase == phaseStart && !failing:
 		v.resumeOnWorker(req, req.phase)
-	case req.phase == phaseStart:
+	case req.phase == phaseStart: // it never got its extents
 		v.mu.Lock()
-		v.releaseLocked(req, nil)
+		v.unlockRangeLocked(req)
+		v.mu.Unlock()
+		v.complete(req, nil)
 	case req.phase == phaseApply:
 		v.appliedOne(req)
 	default:
@@ -275,15 +278,12 @@ func (r *Resource) Close(ctx context.Context) error {
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}
+	found := make(chan []*session, 1) // the loop may come to it only when ctx has ended
+	callErr := r.call(ctx, func() { found <- r.beginClosing() })
 	var sessions []*session
-	callErr := r.call(ctx, func() {
-		r.closing = true
-		for _, l := range r.links {
-			if l.session != nil {
-				sessions = append(sessions, l.session)
-			}
-		}
-	})
+	if callErr == nil {
+		sessions = <-found
+	}
 	for _, s := range sessions {
 		s.sendFrame(Header{Type: FrameGoodbye}, []byte(r.cfg.Node+" stops"))
 	}
@@ -306,13 +306,30 @@ func (r *Resource) Close(ctx context.Context) error {
 	for _, late := range r.events.take() {
 		late() // the loop has ended: what connected meanwhile is turned away
 	}
-	r.volume.close()
+	if r.serving { // the demotion was not committed in time: no request in flight may be answered, nor kept
+		r.fence("the resource is closed")
+	}
 	return errors.Join(err, callErr, r.detach(clean))
 }
 
-// detach closes disk and metadata.
+// beginClosing turns away who connects from now on, and returns the sessions that there are.
+func (r *Resource) beginClosing() []*session {
+	r.closing = true
+	var sessions []*session
+	for _, l := range r.links {
+		if l.session != nil {
+			sessions = append(sessions, l.session)
+		}
+	}
+	return sessions
+}
+
+// detach ends the volume and closes disk and metadata. What waits for the activity log is given up when that closes,
+// what waits for a worker is done before the disk closes.
 func (r *Resource) detach(clean bool) error {
 	if r.local == nil {
+		r.volume.end()
+		r.volume.close()
 		return nil
 	}
 	clean = clean && !r.detached
@@ -321,5 +338,8 @@ func (r *Resource) detach(clean bool) error {
 		syncErr = r.local.disk.Sync()
 		clean = syncErr == nil
 	}
-	return errors.Join(syncErr, r.local.store.Close(clean), r.meta.Close(), r.local.disk.Close())
+	storeErr := r.local.store.Close(clean)
+	r.volume.end()
+	r.volume.close()
+	return errors.Join(syncErr, storeErr, r.meta.Close(), r.local.disk.Close())
 }

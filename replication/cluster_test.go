@@ -3,6 +3,7 @@ package replication
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -83,11 +84,16 @@ type recordArbiter struct {
 	mu    sync.Mutex
 	conf  Configuration
 	learn func(Configuration)
+	// silent is a quorum without a majority: nothing is committed any more.
+	silent bool
 }
 
 func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.silent {
+		return Configuration{}, errors.New("no majority")
+	}
 	if p.Generation != a.conf.Generation {
 		return a.conf, ErrStale
 	}

@@ -37,10 +37,19 @@ type Replica struct {
 	LeftAt uint64 `json:"left-at"`
 	// AdmittedAt is the generation in which the replica last came into the set.
 	AdmittedAt uint64 `json:"admitted-at"`
+	// AdmittedBoot is the boot id of its machine as of then; "" if the record has none.
+	AdmittedBoot string `json:"admitted-boot"`
 }
 
 // inSync reports whether node is a member of the in-sync set.
 func (c *Configuration) inSync(node string) bool { return slices.Contains(c.InSync, node) }
+
+// restarted reports whether the machine of a member has restarted since it became one. Its page cache may have held
+// acknowledged writes, so the record does not let it be promoted: it has to leave the set and come back.
+func (c *Configuration) restarted(member, boot string) bool {
+	r := c.replica(member)
+	return !c.AckDurable && c.inSync(member) && r.AdmittedBoot != "" && r.AdmittedBoot != boot
+}
 
 // replica returns the entry of node, nil if it holds no replica.
 func (c *Configuration) replica(node string) *Replica {

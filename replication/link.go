@@ -351,9 +351,12 @@ func (r *Resource) sessionEnded(s *session) {
 	l.session, l.former, l.begun, l.adding = nil, s, false, false
 	l.reason = s.cause.Error()
 	r.emit("connection", l.node, "Connecting", l.reason)
-	if l.lost = wasLeg; !l.lost {
+	switch l.lost = wasLeg; {
+	case !r.serving:
+		l.releaseOrphans(ErrFenced) // of the time when this node was Primary
+	case !l.lost:
 		l.releaseOrphans(nil)
-	} else {
+	default:
 		l.known = true // every write the peer ever got from this Primary is stable or a bit
 	}
 	select {

@@ -20,13 +20,11 @@ func (v *Volume) writeLocal(r *request, b Batch) {
 func (v *Volume) executeLocal(r *request, b Batch) {
 	v.mu.Lock()
 	local, dead := v.local, v.localDead
+	v.mu.Unlock()
 	if dead {
-		v.stuckLocal = append(v.stuckLocal, r)
-		r.phase = phaseLocal
-		v.mu.Unlock()
+		v.keepStuck(r, phaseLocal)
 		return
 	}
-	v.mu.Unlock()
 	if r.op == opRead || r.op == opResyncRead {
 		v.executeRead(r, local, b)
 		return
@@ -53,12 +51,37 @@ func startWriteback(disk Disk, r *request) {
 // localError keeps r and tells the control loop.
 func (v *Volume) localError(r *request, err error) {
 	v.stats.localErrors.Add(1)
-	v.mu.Lock()
-	v.localDead = true
-	v.stuckLocal = append(v.stuckLocal, r)
-	r.phase = phaseLocal
-	v.mu.Unlock()
+	v.keepStuck(r, phaseLocal)
 	v.failed(err)
+}
+
+// keepStuck keeps a request whose local leg failed, before the phase it goes on with, until it is known how. From the
+// end of the volume on that is known: not at all.
+func (v *Volume) keepStuck(r *request, next phase) {
+	v.mu.Lock()
+	r.phase = next
+	if !v.ended {
+		v.localDead = true
+		v.stuckLocal = append(v.stuckLocal, r)
+		v.mu.Unlock()
+		return
+	}
+	v.mu.Unlock()
+	r.err = ErrFenced
+	v.settle(r, true)
+}
+
+// end gives up every request whose local leg failed, now and from now on.
+func (v *Volume) end() {
+	v.mu.Lock()
+	v.ended = true
+	stuck := v.stuckLocal
+	v.stuckLocal = nil
+	v.mu.Unlock()
+	for _, r := range stuck {
+		r.err = ErrFenced
+		v.settle(r, true)
+	}
 }
 
 // apply does what r asks for on disk. TRIM leaves zeroes on every replica, so that replicas stay identical.

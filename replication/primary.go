@@ -103,10 +103,14 @@ func (r *Resource) propose() {
 		member := r.adopted.inSync(l.node)
 		missing := l.session == nil && (l.lost || time.Now().After(r.graceEnd))
 		unusable := l.session != nil && !l.begun && l.session.hello.unusable() // what it was before this session's resync
-		if l.lost && l.session == nil || member && (missing || unusable) {
+		restarted := l.session != nil && r.adopted.restarted(l.node, l.session.hello.BootID)
+		if l.lost && l.session == nil || member && (missing || unusable || restarted) {
 			p.Kind, p.Target, p.Reason = ProposeRemove, l.node, l.reason
-			if unusable {
+			switch {
+			case unusable:
 				p.Reason = "its disk is " + l.session.hello.DiskState
+			case restarted:
+				p.Reason = "its machine restarted"
 			}
 			r.start(p)
 			return
@@ -226,10 +230,12 @@ func (r *Resource) fence(reason string) {
 	v := r.volume
 	v.mu.Lock()
 	v.gate = gateFenced
-	v.legs, v.barrier, v.wanted = nil, nil, false
-	v.hasLegs.Store(false)
 	flushes := v.flushes
-	v.flushes = nil
+	if v.barrier != nil {
+		flushes = append(flushes, v.barrier.flushes...)
+	}
+	v.legs, v.barrier, v.wanted, v.flushes = nil, nil, false, nil
+	v.hasLegs.Store(false)
 	v.resumeLocked()
 	v.mu.Unlock()
 	for _, req := range flushes {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"duet/bitmap"
@@ -29,10 +30,11 @@ type Resource struct {
 	loops  sync.WaitGroup
 	events mailbox
 
-	superMu sync.Mutex // serializes superblock writes; taken by the loop and by sessions
-	super   *superblockStore
-	meta    MetadataFile
-	local   *localDisk
+	super      *superblockStore
+	superTurn  chan struct{}              // holds one while the superblock is written, by the loop or by a session
+	superKnown atomic.Pointer[Superblock] // the newest that is durable; nil: no metadata is attached
+	meta       MetadataFile
+	local      *localDisk
 
 	// ---- the control loop's ----
 	learned  Configuration // the newest known
@@ -65,7 +67,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 		return nil, fmt.Errorf("resource %s has no replica on %s", conf.Resource, cfg.Node)
 	}
 	r := &Resource{cfg: cfg, name: conf.Resource, id: conf.ResourceID, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
-		failure: "no disk is attached", links: map[string]*link{}, events: mailbox{wake: make(chan struct{}, 1)}}
+		failure: "no disk is attached", links: map[string]*link{}, events: mailbox{wake: make(chan struct{}, 1)}, superTurn: make(chan struct{}, 1)}
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
 	r.volume.failed = func(err error) { r.post(func() { r.diskFailed(err) }) }
 	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }
@@ -342,22 +344,24 @@ func (r *Resource) becomeInconsistent(generation uint64) error {
 
 // updateSuperblock changes the superblock durably.
 func (r *Resource) updateSuperblock(change func(sb *Superblock)) error {
-	r.superMu.Lock()
-	defer r.superMu.Unlock()
+	r.superTurn <- struct{}{}
+	defer func() { <-r.superTurn }()
 	if r.super == nil {
 		return errors.New("no metadata is attached")
 	}
 	sb := r.super.superblock()
 	change(&sb)
-	return r.super.write(sb)
+	if err := r.super.write(sb); err != nil {
+		return err
+	}
+	r.superKnown.Store(&sb)
+	return nil
 }
 
-// superblock is a copy of the newest.
+// superblock is a copy of the newest. It never waits for the disk.
 func (r *Resource) superblock() Superblock {
-	r.superMu.Lock()
-	defer r.superMu.Unlock()
-	if r.super == nil {
-		return Superblock{}
+	if sb := r.superKnown.Load(); sb != nil {
+		return *sb
 	}
-	return r.super.superblock()
+	return Superblock{}
 }

@@ -52,6 +52,8 @@ func decideSource(f sourceFacts) sourceDecision {
 		return sourceDecision{actionRefuse, fmt.Sprintf("it has promised generation %d, the record is at %d", f.peer.Promised, conf.Generation)}
 	case conf.inSync(f.peer.From) && f.peer.unusable():
 		return sourceDecision{actionNone, "its data can't be trusted; it leaves the in-sync set first"}
+	case conf.restarted(f.peer.From, f.peer.BootID):
+		return sourceDecision{actionNone, "its machine restarted since it became a member; it leaves the in-sync set first"}
 	case conf.inSync(f.peer.From):
 		return sourceDecision{actionJoin, "in sync since the orderly end of the last Primary"}
 	case f.diskless || !f.selfInSync:

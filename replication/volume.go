@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,7 @@ type Volume struct {
 	parked     []*request // submitted while suspended; hold nothing
 	halted     []*request // suspended before their start; hold range and extents
 	stuckLocal []*request // their local leg failed
+	ended      bool       // nothing is waited for any more
 
 	epoch     uint64   // the open epoch
 	inOpen    int      // started and unfinished requests of the open epoch
@@ -255,12 +257,8 @@ func (v *Volume) logged(r *request, err error) {
 	}
 	if err != nil {
 		v.logger.Error("activity log", "error", err)
+		v.keepStuck(r, next)
 		v.failed(err)
-		v.mu.Lock()
-		v.localDead = true
-		v.stuckLocal = append(v.stuckLocal, r)
-		r.phase = next
-		v.mu.Unlock()
 		return
 	}
 	v.resumeOnWorker(r, next)
@@ -366,17 +364,21 @@ func (v *Volume) finish(r *request, b Batch) {
 
 // releaseLocked gives back what r holds, lets the requests behind it go on, unlocks v.mu and completes r.
 func (v *Volume) releaseLocked(r *request, b Batch) {
-	ready := v.ranges.unlock(&r.entry)
 	local := v.local
-	for _, entry := range ready {
-		v.resumeOnWorker(entry.owner, phaseEnter)
-	}
+	v.unlockRangeLocked(r)
 	v.mu.Unlock()
 	if r.mutates() && local != nil && !sabotageSkipActivityLog {
 		first, last := r.extents()
 		local.store.Release(first, last)
 	}
 	v.complete(r, b)
+}
+
+// unlockRangeLocked lets the requests go on that wait for r's range.
+func (v *Volume) unlockRangeLocked(r *request) {
+	for _, entry := range v.ranges.unlock(&r.entry) {
+		v.resumeOnWorker(entry.owner, phaseEnter)
+	}
 }
 
 // complete answers r, which holds nothing any more.
@@ -406,3 +408,15 @@ func (v *Volume) count(r *request) {
 
 // close waits for the workers; no request may be submitted any more.
 func (v *Volume) close() { v.pool.close() }
+
+// Left describes the requests that are not finished, "" if there are none.
+func (v *Volume) Left() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	pending := v.stats.upperPending.Load()
+	if pending == 0 && v.inOpen+v.inClosing == 0 {
+		return ""
+	}
+	return fmt.Sprintf("gate %s, %d of clients, %d started in the open epoch, %d before, %d parked, %d halted, %d stuck, %d flushes, barrier %+v, %d ranges locked",
+		v.gate, pending, v.inOpen, v.inClosing, len(v.parked), len(v.halted), len(v.stuckLocal), len(v.flushes), v.barrier, v.ranges.entries)
+}

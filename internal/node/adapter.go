@@ -9,8 +9,8 @@ import (
 	"duet/replication"
 )
 
-// configuration is the committed record as replication sees it.
-func configuration(r *quorum.Resource) replication.Configuration {
+// Configuration is the committed record as replication sees it.
+func Configuration(r *quorum.Resource) replication.Configuration {
 	c := replication.Configuration{
 		Resource: r.Name, ResourceID: r.ID, SizeBytes: r.SizeBytes, Generation: r.Generation,
 		Primary: r.Primary, PrimaryIncarnation: r.PrimaryIncarnation, PrimarySince: r.PrimarySince, Clean: r.Clean,
@@ -18,12 +18,14 @@ func configuration(r *quorum.Resource) replication.Configuration {
 	}
 	for _, replica := range r.Replicas {
 		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot,
-			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt})
+			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt, AdmittedBoot: replica.AdmittedBoot})
 	}
 	return c
 }
 
-// arbiter lets replication propose to the quorum.
+// NewArbiter lets replication propose to the quorum.
+func NewArbiter(q *quorum.Node) replication.Arbiter { return arbiter{q} }
+
 type arbiter struct{ quorum *quorum.Node }
 
 // Propose translates both ways.
@@ -35,7 +37,7 @@ func (a arbiter) Propose(ctx context.Context, p replication.Proposal) (replicati
 	result, err := a.quorum.Propose(ctx, command)
 	var conf replication.Configuration
 	if result.Resource != nil {
-		conf = configuration(result.Resource)
+		conf = Configuration(result.Resource)
 	}
 	switch {
 	case errors.Is(err, quorum.ErrStale):

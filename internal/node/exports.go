@@ -35,10 +35,11 @@ func (x exports) Open(name string) (*nbd.Export, error) {
 	if held == nil || held.resource == nil {
 		return nil, &nbd.Refused{Kind: nbd.RefusedUnknown, Message: fmt.Sprintf("there is no resource %q with a replica on %s", name, x.node.config.Name)}
 	}
+	revoked := held.revocation() // taken before the role is looked at: whoever loses it closes this one
 	if !held.resource.Serving() {
 		return nil, &nbd.Refused{Kind: nbd.RefusedPolicy, Message: x.node.whoServes(held.name)}
 	}
-	return &nbd.Export{Name: held.name, Description: "duet resource", Device: held.resource.Volume(), Revoked: held.revocation()}, nil
+	return &nbd.Export{Name: held.name, Description: "duet resource", Device: held.resource.Volume(), Revoked: revoked}, nil
 }
 
 // trimVolume accepts RESOURCE/0 for the only volume that there is.

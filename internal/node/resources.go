@@ -75,7 +75,7 @@ func (n *Node) syncResources() {
 			n.mu.Unlock()
 		}
 		if h.resource != nil {
-			h.resource.Learn(configuration(record))
+			h.resource.Learn(Configuration(record))
 		}
 	}
 }
@@ -126,11 +126,11 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 	}
 	resource, err := replication.Open(replication.Config{
 		ClusterID: n.config.Cluster, Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID,
-		Arbiter: arbiter{n.quorum}, Timing: timing, Logger: n.log,
+		Arbiter: NewArbiter(n.quorum), Timing: timing, Logger: n.log,
 		Dial:   func(ctx context.Context, node string) (net.Conn, error) { return n.dial(ctx, node, mux.ChannelPeer) },
 		Revoke: func(string) { h.revoke() },
 		Emit:   n.emit,
-	}, configuration(record))
+	}, Configuration(record))
 	if err != nil {
 		h.failure = err.Error()
 		n.log.Error("open resource", "resource", record.Name, "error", err)
