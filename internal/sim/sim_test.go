@@ -1,0 +1,92 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+// play runs one history and checks it.
+func play(t *testing.T, plan Plan) (counts Counts, err error) {
+	var w *world
+	defer func() {
+		if failure := recover(); failure != nil { // goroutines that are left over, above all
+			stacks := make([]byte, 1<<20)
+			err = fmt.Errorf("%v\n%s\n%s", failure, w.left(), stacks[:runtime.Stack(stacks, true)])
+		}
+	}()
+	synctest.Test(t, func(*testing.T) {
+		w = newWorld(plan)
+		w.run()
+	})
+	w.counts.Exempt += w.history.exempt
+	return w.counts, errors.Join(append(w.problems, w.history.check())...)
+}
+
+// nodeLog collects what the nodes of a history say, for the case that it fails.
+type nodeLog struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *nodeLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *nodeLog) String() string { return l.text.String() }
+
+// seedsWanted is how many histories a run of the tests plays: DUET_SIM_SEEDS of them, or few.
+func seedsWanted(t *testing.T) (first, count uint64) {
+	first, count = 1, 40
+	for name, value := range map[string]*uint64{"DUET_SIM_FIRST": &first, "DUET_SIM_SEEDS": &count} {
+		text := os.Getenv(name)
+		if text == "" {
+			continue
+		}
+		n, err := strconv.ParseUint(text, 10, 63)
+		if err != nil {
+			t.Fatalf("%s=%q is no number", name, text)
+		}
+		*value = n
+	}
+	return first, count
+}
+
+// TestHistories plays many short histories, each from its seed.
+func TestHistories(t *testing.T) {
+	first, count := seedsWanted(t)
+	total := newTally()
+	t.Run("seeds", func(t *testing.T) {
+		for seed := first; seed < first+count; seed++ {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				if count > 1 {
+					t.Parallel()
+				}
+				plan := newPlan(seed)
+				log := &nodeLog{}
+				if os.Getenv("DUET_SIM_LOG") != "" {
+					plan.Log = log
+				}
+				counts, err := play(t, plan)
+				if err != nil {
+					t.Log(log)
+					t.Errorf("%v\n\nto repeat: DUET_SIM_FIRST=%d DUET_SIM_SEEDS=1 DUET_SIM_LOG=1 go test ./internal/sim -run TestHistories -count=10", err, seed)
+				}
+				total.add(counts)
+			})
+		}
+	})
+	t.Log(total)
+	if total.histories > 20 && (total.Writes == 0 || total.PowerLosses == 0 || total.Promotions == 0) {
+		t.Error("the histories are empty")
+	}
+}
