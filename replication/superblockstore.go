@@ -115,8 +115,11 @@ func formatSuperblock(region bitmap.Region, sb Superblock) error {
 }
 
 // wipeSuperblock makes the region read as one without metadata, durably. A crash in between leaves the metadata as it
-// was, or damaged, never anything older.
+// was, or unreadable, never anything older: the copy that the last write left without a sync is made durable first.
 func wipeSuperblock(region bitmap.Region) error {
+	if err := region.Sync(); err != nil {
+		return fmt.Errorf("sync metadata: %w", err)
+	}
 	return writeSuperblockCopies(region, make([]byte, superblockBytes))
 }
 
