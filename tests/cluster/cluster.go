@@ -32,6 +32,10 @@ type Config struct {
 	Command []string
 	// RunArguments are extra arguments of `duet run`.
 	RunArguments []string
+	// Place says where a node's directory and disks are, which is Dir when it is nil. Logs stay in Dir.
+	Place func(node string) string
+	// Environment is added to that of every run of the program.
+	Environment []string
 }
 
 func (c *Config) validate() error {
@@ -97,7 +101,8 @@ func (c *Cluster) Add(ctx context.Context, name string, witness bool) (*Node, er
 
 func (c *Cluster) newNode(name string, witness bool) (*Node, error) {
 	n := &Node{
-		Name: name, Dir: filepath.Join(c.config.Dir, name), Witness: witness,
+		Name: name, Dir: filepath.Join(c.place(name), name), Witness: witness,
+		Environment: slices.Clone(c.config.Environment), logPath: filepath.Join(c.config.Dir, name+".log"),
 		argv: append(slices.Clone(c.config.Command), c.config.Binary), arguments: c.config.RunArguments,
 	}
 	addresses, err := FreeAddresses(c.config.Host, 2)
@@ -168,9 +173,17 @@ func (c *Cluster) Node(name string) *Node {
 // DataNodes are the nodes that are no witness.
 func (c *Cluster) DataNodes() []*Node { return c.Nodes[:c.config.DataNodes] }
 
+// place is the directory that a node's directory and disks are in.
+func (c *Cluster) place(node string) string {
+	if c.config.Place == nil {
+		return c.config.Dir
+	}
+	return c.config.Place(node)
+}
+
 // Disk is the path where the disk of a resource on a node is by default.
 func (c *Cluster) Disk(node, resource string) string {
-	return filepath.Join(c.config.Dir, node+"-"+resource+".img")
+	return filepath.Join(c.place(node), node+"-"+resource+".img")
 }
 
 // CreateResource creates a resource on all data nodes, the first of them Primary, and waits until all replicas are in

@@ -19,14 +19,17 @@ const commandTimeout = 60 * time.Second
 
 // Node is one member of the cluster: its directory, its addresses, and its daemon while it runs.
 type Node struct {
-	Name      string
-	Dir       string
-	Address   string // of the cluster's own connections
-	NBD       string // of the NBD server; empty for a witness
-	Witness   bool
-	argv      []string // the program, with what stands before it
-	arguments []string // extra arguments of `duet run`
-	process   *Process
+	Name    string
+	Dir     string
+	Address string // of the cluster's own connections
+	NBD     string // of the NBD server; empty for a witness
+	Witness bool
+	// Environment is added to that of every run of the program; a change counts from the next run on.
+	Environment []string
+	argv        []string // the program, with what stands before it
+	arguments   []string // extra arguments of `duet run`
+	logPath     string
+	process     *Process
 }
 
 // Result is what a command printed and how it ended.
@@ -41,6 +44,7 @@ func (n *Node) Command(ctx context.Context, arguments ...string) (Result, error)
 	defer cancel()
 	argv := slices.Concat(n.argv, []string{"--dir", n.Dir}, arguments)
 	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	command.Env = n.environment()
 	var stdout, stderr strings.Builder
 	command.Stdout, command.Stderr = &stdout, &stderr
 	err := command.Run()
@@ -73,13 +77,15 @@ func (n *Node) Run() error {
 		return fmt.Errorf("%s runs already", n.Name)
 	}
 	argv := slices.Concat(n.argv, []string{"--dir", n.Dir, "run"}, n.arguments)
-	process, err := StartProcess(n.Name, n.LogPath(), argv...)
+	process, err := startProcess(n.Name, n.LogPath(), n.environment(), argv)
 	if err != nil {
 		return err
 	}
 	n.process = process
 	return nil
 }
+
+func (n *Node) environment() []string { return append(os.Environ(), n.Environment...) }
 
 // Start starts the daemon and waits until it knows a leader.
 func (n *Node) Start(ctx context.Context) error {
@@ -230,7 +236,7 @@ func (n *Node) UnixURI(resource string) string {
 }
 
 // LogPath is the file that has what the daemon said, over all its runs.
-func (n *Node) LogPath() string { return n.Dir + ".log" }
+func (n *Node) LogPath() string { return n.logPath }
 
 // Log is what the daemon said, over all its runs.
 func (n *Node) Log() (string, error) {

@@ -26,12 +26,17 @@ type Process struct {
 // StartProcess starts argv with its output appended to logPath. The process is killed when the one that started it
 // dies, whichever way.
 func StartProcess(name, logPath string, argv ...string) (*Process, error) {
+	return startProcess(name, logPath, nil, argv)
+}
+
+// startProcess is StartProcess with an environment; nil stands for that of this process.
+func startProcess(name, logPath string, environment, argv []string) (*Process, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	command := exec.Command(argv[0], argv[1:]...)
-	command.Stdout, command.Stderr = log, log
+	command.Stdout, command.Stderr, command.Env = log, log, environment
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	err = errors.Join(command.Start(), log.Close())
 	if err != nil {
