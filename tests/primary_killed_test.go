@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// repeats is how often the loss of the Primary is repeated: DUET_TEST_REPEAT, or a few times.
-func repeats(t *testing.T) int {
+// repeats is how often a loss is repeated: DUET_TEST_REPEAT, or as often as usual.
+func repeats(t *testing.T, usual int) int {
 	text := os.Getenv("DUET_TEST_REPEAT")
 	if text == "" {
-		return 3
+		return usual
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
@@ -28,7 +28,7 @@ func TestPrimaryKilled(t *testing.T) {
 	s.create("r0", "64MiB")
 	r := newRecorder(0, 16384)
 	old, next := s.Node("a"), s.Node("b")
-	for i := range repeats(t) {
+	for i := range repeats(t, 3) {
 		t.Run(fmt.Sprintf("%d %s", i+1, old.Name), func(t *testing.T) {
 			s := &scenario{Cluster: s.Cluster, t: t, dir: s.dir}
 			l := r.begin(t, old.URI("r0"))

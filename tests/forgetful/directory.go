@@ -3,6 +3,8 @@ package forgetful
 import (
 	"maps"
 	"math/rand/v2"
+	"path"
+	"slices"
 )
 
 // naming gives a name to a node, or takes it away from whatever has it when node is nil.
@@ -55,4 +57,24 @@ func (d *directory) forget(random *rand.Rand, loss *Loss) {
 		}
 	}
 	d.current, d.unsynced = maps.Clone(d.durable), nil
+}
+
+// unsyncedNames lists what is, or was, named differently than the disk has it, here and below.
+func (d *directory) unsyncedNames(prefix string) []string {
+	var names []string
+	for name, n := range d.current {
+		if d.durable[name] != n {
+			names = append(names, path.Join(prefix, name))
+		}
+		if n.directory != nil {
+			names = append(names, n.directory.unsyncedNames(path.Join(prefix, name))...)
+		}
+	}
+	for name := range d.durable {
+		if d.current[name] == nil {
+			names = append(names, path.Join(prefix, name))
+		}
+	}
+	slices.Sort(names)
+	return names
 }

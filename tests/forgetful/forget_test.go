@@ -3,7 +3,10 @@ package forgetful
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // seeds is how many power cuts the tests of the model try: enough for every fate of a handful of changes.
@@ -115,5 +118,19 @@ func TestUnsyncedNamesAreKeptOrLost(t *testing.T) {
 	}
 	if len(outcomes) != 3 || outcomes["new and temporary"] {
 		t.Errorf("after a rename: %v", outcomes)
+	}
+}
+
+func TestUnsyncedNamesAreListed(t *testing.T) {
+	below := newNode(2, unix.S_IFDIR)
+	d := newDirectory()
+	d.do(naming{"kept", newNode(3, unix.S_IFREG)})
+	d.do(naming{"gone", newNode(4, unix.S_IFREG)})
+	d.do(naming{"below", below})
+	d.sync()
+	d.do(naming{name: "gone"})
+	below.directory.do(naming{"new", newNode(5, unix.S_IFREG)})
+	if got := d.unsyncedNames(""); !slices.Equal(got, []string{"below/new", "gone"}) {
+		t.Errorf("listed %v", got)
 	}
 }

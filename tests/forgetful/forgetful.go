@@ -138,6 +138,13 @@ func (n *node) collect(named map[uint64]*node) {
 	}
 }
 
+// UnsyncedNames lists the paths, below the root, that a power cut may take away or bring back.
+func (f *FS) UnsyncedNames() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.nodes[fuse.FUSE_ROOT_ID].directory.unsyncedNames("")
+}
+
 // mount attaches the tree. The mount is made here and not by the library, whose descriptor would be inherited by every
 // process that is started.
 func (f *FS) mount() error {
