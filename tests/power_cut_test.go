@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"duet/internal/config"
 	"duet/tests/cluster"
@@ -68,7 +71,12 @@ func (p *powerScenario) powerCut(seed uint64, nodes ...*cluster.Node) {
 	failures := make([]error, len(nodes))
 	var kills sync.WaitGroup
 	for i, n := range nodes {
-		kills.Go(func() { failures[i] = n.Kill() })
+		if n.Running() {
+			failures[i] = n.Process().Signal(syscall.SIGKILL)
+		}
+		// Whoever waits for a stalled disk has been killed already and does not see an answer.
+		p.mounts[n.Name].LetGo()
+		kills.Go(func() { failures[i] = errors.Join(failures[i], n.Kill()) })
 	}
 	kills.Wait()
 	if err := errors.Join(failures...); err != nil {
@@ -188,6 +196,52 @@ func TestPowerCutAfterCommands(t *testing.T) {
 			}
 			p.agree(p.Node("b"))
 		})
+	}
+}
+
+// The power fails again and again while the nodes start, at any step of it: each time the disk of one stops after so
+// many changes, and when it does the power of all fails. Starting is when counters of incarnations and attachments go up, votes are cast and roles change.
+func TestPowerCutWhileStarting(t *testing.T) {
+	p := startForgetful(t, "")
+	b := p.Node("b")
+	l := p.ledger.begin(t, p.Node("a").URI("r0"))
+	l.wait(t, 300, 3)
+	p.powerCut(1000, p.Nodes...)
+	<-l.done
+	changes := make(map[string]int) // of a whole start
+	for _, n := range p.Nodes {
+		changes[n.Name] = -p.mounts[n.Name].Changes()
+	}
+	p.powerOn(p.Nodes...)
+	for _, n := range p.Nodes {
+		changes[n.Name] += p.mounts[n.Name].Changes()
+	}
+	p.powerCut(1001, p.Nodes...)
+	for seed := range uint64(repeats(t, 12)) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		victim := p.Nodes[random.IntN(len(p.Nodes))]
+		stall := p.mounts[victim.Name].StallAfter(random.IntN(changes[victim.Name]))
+		for _, n := range p.Nodes {
+			if err := n.Run(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stalled(stall)
+		p.powerCut(seed, p.Nodes...)
+	}
+	p.powerOn(p.Nodes...)
+	p.promote(b, "r0")
+	if err := p.ledger.check(t, b.URI("r0"), promiseFlushed); err != nil {
+		t.Fatal(err)
+	}
+	p.agree(b)
+}
+
+// stalled waits for a disk to stall, or for the time after which a start that needed fewer changes is surely over.
+func stalled(stall <-chan struct{}) {
+	select {
+	case <-stall:
+	case <-time.After(time.Second):
 	}
 }
 

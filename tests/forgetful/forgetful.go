@@ -33,7 +33,8 @@ const sectorBytes = 512
 
 // FS is one mounted tree.
 type FS struct {
-	path string
+	path  string
+	stall *stall
 
 	mu      sync.Mutex
 	nodes   map[uint64]*node // all that the kernel may know, also those without a name
@@ -71,7 +72,7 @@ func Available() error {
 
 // Mount makes an empty tree and mounts it on an existing directory.
 func Mount(path string) (*FS, error) {
-	f := &FS{path: path, nodes: make(map[uint64]*node), listing: make(map[uint64][]fuse.DirEntry)}
+	f := &FS{path: path, stall: newStall(), nodes: make(map[uint64]*node), listing: make(map[uint64][]fuse.DirEntry)}
 	f.nodes[fuse.FUSE_ROOT_ID] = newNode(fuse.FUSE_ROOT_ID, unix.S_IFDIR|0o700)
 	f.last = fuse.FUSE_ROOT_ID
 	return f, f.mount()
@@ -97,6 +98,7 @@ func (f *FS) PowerCut(seed uint64) (Loss, error) {
 	if err := f.Close(); err != nil {
 		return Loss{}, err
 	}
+	f.stall.reset()
 	return f.forget(rand.New(rand.NewPCG(seed, 0))), f.mount()
 }
 

@@ -201,6 +201,35 @@ func TestLocksNamesAndSockets(t *testing.T) {
 	}
 }
 
+// A disk that stalls does what came before and nothing of what came after.
+func TestStall(t *testing.T) {
+	f := mounted(t)
+	file := create(t, filepath.Join(f.Path(), "file"))
+	syncDirectory(t, f.Path())
+	before := f.Changes()
+	stalled := f.StallAfter(2)
+	done := make(chan error, 1)
+	go func() {
+		_, first := file.WriteAt([]byte("first"), 0)
+		_, second := file.WriteAt([]byte("second"), 10)
+		done <- errors.Join(first, second, file.Sync())
+	}()
+	<-stalled
+	if got := f.Changes() - before; got != 2 {
+		t.Errorf("%d changes were done", got)
+	}
+	f.LetGo()
+	if err := <-done; !errors.Is(err, unix.EIO) {
+		t.Errorf("the sync says %v", err)
+	}
+	must(t, file.Close())
+	loss, err := f.PowerCut(0)
+	if err != nil || loss.Writes != 2 {
+		t.Errorf("%+v, %v", loss, err)
+	}
+	must(t, os.WriteFile(filepath.Join(f.Path(), "more"), nil, 0o600))
+}
+
 // Who still uses the tree is told.
 func TestCloseOfATreeInUse(t *testing.T) {
 	f := mounted(t)

@@ -41,24 +41,48 @@ func (s *served) with(number uint64, answer func(n *node) fuse.Status) fuse.Stat
 	return fuse.ENOENT
 }
 
+// change is with for what changes something or makes it durable: it waits for as long as the disk stalls.
+func (s *served) change(number uint64, answer func(n *node) fuse.Status) fuse.Status {
+	if !s.stall.pass() {
+		return fuse.EIO
+	}
+	return s.with(number, answer)
+}
+
 // withFile is with for regular files.
 func (s *served) withFile(number uint64, answer func(f *file) fuse.Status) fuse.Status {
-	return s.with(number, func(n *node) fuse.Status {
+	return s.with(number, onFile(answer))
+}
+
+func (s *served) changeFile(number uint64, answer func(f *file) fuse.Status) fuse.Status {
+	return s.change(number, onFile(answer))
+}
+
+func onFile(answer func(f *file) fuse.Status) func(n *node) fuse.Status {
+	return func(n *node) fuse.Status {
 		if n.file == nil {
 			return fuse.EINVAL
 		}
 		return answer(n.file)
-	})
+	}
 }
 
 // withDirectory is with for directories.
 func (s *served) withDirectory(number uint64, answer func(d *directory) fuse.Status) fuse.Status {
-	return s.with(number, func(n *node) fuse.Status {
+	return s.with(number, onDirectory(answer))
+}
+
+func (s *served) changeDirectory(number uint64, answer func(d *directory) fuse.Status) fuse.Status {
+	return s.change(number, onDirectory(answer))
+}
+
+func onDirectory(answer func(d *directory) fuse.Status) func(n *node) fuse.Status {
+	return func(n *node) fuse.Status {
 		if n.directory == nil {
 			return fuse.ENOTDIR
 		}
 		return answer(n.directory)
-	})
+	}
 }
 
 func (n *node) fill(out *fuse.Attr) {
@@ -99,7 +123,7 @@ func (s *served) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 
 // SetAttr changes size and permissions; owners and times are not kept.
 func (s *served) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return s.with(in.NodeId, func(n *node) fuse.Status {
+	return s.change(in.NodeId, func(n *node) fuse.Status {
 		if sizeBytes, ok := in.GetSize(); ok {
 			if n.file == nil {
 				return fuse.EINVAL
@@ -117,7 +141,7 @@ func (s *served) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOu
 
 // add makes a node with a name in a directory.
 func (s *served) add(parent uint64, name string, mode uint32, out *fuse.EntryOut) fuse.Status {
-	return s.withDirectory(parent, func(d *directory) fuse.Status {
+	return s.changeDirectory(parent, func(d *directory) fuse.Status {
 		if d.current[name] != nil {
 			return fuse.Status(unix.EEXIST)
 		}
@@ -148,7 +172,7 @@ func (s *served) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *
 
 // Unlink takes a name away.
 func (s *served) Unlink(_ <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
-	return s.withDirectory(header.NodeId, func(d *directory) fuse.Status {
+	return s.changeDirectory(header.NodeId, func(d *directory) fuse.Status {
 		if d.current[name] == nil {
 			return fuse.ENOENT
 		}
@@ -159,7 +183,7 @@ func (s *served) Unlink(_ <-chan struct{}, header *fuse.InHeader, name string) f
 
 // Rmdir takes the name of an empty directory away.
 func (s *served) Rmdir(_ <-chan struct{}, header *fuse.InHeader, name string) fuse.Status {
-	return s.withDirectory(header.NodeId, func(d *directory) fuse.Status {
+	return s.changeDirectory(header.NodeId, func(d *directory) fuse.Status {
 		n := d.current[name]
 		if n == nil || n.directory == nil {
 			return fuse.ENOENT
@@ -174,7 +198,7 @@ func (s *served) Rmdir(_ <-chan struct{}, header *fuse.InHeader, name string) fu
 
 // Rename gives a node another name in its directory.
 func (s *served) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
-	return s.withDirectory(in.NodeId, func(d *directory) fuse.Status {
+	return s.changeDirectory(in.NodeId, func(d *directory) fuse.Status {
 		n := d.current[from]
 		switch {
 		case in.NodeId != in.Newdir:
@@ -214,7 +238,7 @@ func (s *served) Read(_ <-chan struct{}, in *fuse.ReadIn, p []byte) (fuse.ReadRe
 
 // Write writes.
 func (s *served) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	status := s.withFile(in.NodeId, func(f *file) fuse.Status {
+	status := s.changeFile(in.NodeId, func(f *file) fuse.Status {
 		f.write(slices.Clone(data), int64(in.Offset))
 		return fuse.OK
 	})
@@ -223,7 +247,7 @@ func (s *served) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32
 
 // Fallocate reserves, punches or zeroes a range.
 func (s *served) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	return s.withFile(in.NodeId, func(f *file) fuse.Status {
+	return s.changeFile(in.NodeId, func(f *file) fuse.Status {
 		off, n := int64(in.Offset), int64(in.Length)
 		switch in.Mode {
 		case unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE:
@@ -260,7 +284,7 @@ const fsyncDatasync = 1
 
 // Fsync makes a file durable, all of it or its content only.
 func (s *served) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return s.with(in.NodeId, func(n *node) fuse.Status {
+	return s.change(in.NodeId, func(n *node) fuse.Status {
 		if n.file == nil {
 			return fuse.EINVAL
 		}
@@ -274,7 +298,7 @@ func (s *served) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // FsyncDir makes the names in a directory durable.
 func (s *served) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	return s.withDirectory(in.NodeId, func(d *directory) fuse.Status {
+	return s.changeDirectory(in.NodeId, func(d *directory) fuse.Status {
 		d.sync()
 		return fuse.OK
 	})
@@ -335,7 +359,7 @@ func (s *served) GetXAttr(_ <-chan struct{}, header *fuse.InHeader, name string,
 
 // SetXAttr writes an extended attribute.
 func (s *served) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
-	return s.with(in.NodeId, func(n *node) fuse.Status {
+	return s.change(in.NodeId, func(n *node) fuse.Status {
 		n.attributes.current[name] = slices.Clone(value)
 		return fuse.OK
 	})
