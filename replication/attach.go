@@ -205,6 +205,8 @@ func (v *Volume) settleBarrierLocked(sole bool) (failed []*request, send []*fram
 // settle finishes or resumes one request whose local leg failed.
 func (v *Volume) settle(req *request, failing bool) {
 	switch {
+	case req.op == opResyncRead:
+		req.origin.dropResync(req, ErrDiskFailed)
 	case req.op == opRead && failing:
 		v.finishRead(req, nil)
 	case req.op == opRead, req.phase == phaseStart && !failing:

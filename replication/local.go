@@ -128,8 +128,7 @@ func (v *Volume) read(r *request, b Batch) {
 func (v *Volume) executeRead(r *request, local *localDisk, b Batch) {
 	switch {
 	case r.op == opResyncRead && local == nil:
-		r.origin.fail(ErrDiskFailed)
-		r.origin.sendResyncData(r)
+		r.origin.dropResync(r, ErrDiskFailed)
 		return
 	case local == nil:
 		v.readRemote(r)
@@ -142,8 +141,7 @@ func (v *Volume) executeRead(r *request, local *localDisk, b Batch) {
 	_, err := local.disk.ReadAt(r.p, int64(r.offsetBytes))
 	switch {
 	case r.op == opResyncRead && err != nil:
-		r.origin.fail(fmt.Errorf("read %d bytes at %d for a resync: %w", len(r.p), r.offsetBytes, err))
-		r.origin.sendResyncData(r)
+		r.origin.dropResync(r, fmt.Errorf("read %d bytes at %d for a resync: %w", len(r.p), r.offsetBytes, err))
 	case err != nil:
 		v.readFailed(r, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
 	case r.op == opResyncRead:

@@ -203,6 +203,15 @@ func (s *session) sendResyncData(r *request) {
 	s.answerResync(r, Header{Type: FrameResyncData, PayloadCRC: crc}, r.p)
 }
 
+// dropResync gives a range up that could not be read, and with it the session: the target gets no answer.
+func (s *session) dropResync(r *request, err error) {
+	s.fail(err)
+	v := s.volume
+	v.mu.Lock()
+	delete(s.resync.reading, r.seq)
+	v.releaseLocked(r, nil)
+}
+
 // sendResyncZero answers that the range is all zeroes.
 func (s *session) sendResyncZero(r *request) { s.answerResync(r, Header{Type: FrameResyncZero}, nil) }
 
@@ -320,6 +329,10 @@ func (s *session) targetReady() error {
 	}
 	v := s.volume
 	v.mu.Lock()
+	if v.local == nil { // it failed a moment ago
+		v.mu.Unlock()
+		return ErrDiskFailed
+	}
 	st := &s.resync
 	st.running, st.started, st.cursor = true, time.Now(), 0
 	st.total = v.local.store.DirtyBlocks(s.slot) * bitmap.BlockBytes

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,18 +17,36 @@ import (
 // play runs one history and checks it.
 func play(t *testing.T, plan Plan) (counts Counts, err error) {
 	var w *world
+	bubble := ""
 	defer func() {
 		if failure := recover(); failure != nil { // goroutines that are left over, above all
-			stacks := make([]byte, 1<<20)
-			err = fmt.Errorf("%v\n%s\n%s", failure, w.left(), stacks[:runtime.Stack(stacks, true)])
+			err = fmt.Errorf("%v\n%s\n%s", failure, w.left(), stacksOf(bubble))
 		}
 	}()
 	synctest.Test(t, func(*testing.T) {
-		w = newWorld(plan)
+		w, bubble = newWorld(plan), thisBubble()
 		w.run()
 	})
 	w.counts.Exempt += w.history.exempt
 	return w.counts, errors.Join(append(w.problems, w.history.check())...)
+}
+
+// thisBubble is how stack traces name the bubble of the caller.
+func thisBubble() string {
+	own := make([]byte, 200)
+	return regexp.MustCompile(`synctest bubble \d+`).FindString(string(own[:runtime.Stack(own, false)]))
+}
+
+// stacksOf are the stacks of a bubble's goroutines.
+func stacksOf(bubble string) string {
+	all := make([]byte, 16<<20)
+	text := ""
+	for stack := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(stack, bubble+"]") {
+			text += stack + "\n\n"
+		}
+	}
+	return text
 }
 
 // nodeLog collects what the nodes of a history say, for the case that it fails.
