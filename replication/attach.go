@@ -69,20 +69,22 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 	if err != nil {
 		return fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
 	}
-	sb.AttachCount++
+	beginCount(&sb)
 	sb.Incarnation, sb.BootID = r.cfg.Incarnation, r.cfg.BootID
 	if suspect {
 		sb.Inconsistent, sb.LastInSync = true, 0
 		sb.InconsistentSince = r.learned.Generation
 	}
-	if err := super.write(sb); err != nil {
-		return errors.Join(err, store.Close(false))
+	err = super.write(sb)
+	if err == nil {
+		err = r.finishCount(sb, disk, super.write)
 	}
-	if err := disk.SetTag(sb.AttachCount); err != nil {
-		r.log.Warn("the disk keeps no attach counter: a disk restored without its metadata is not noticed", "error", err)
+	if err != nil {
+		return errors.Join(err, store.Close(false))
 	}
 	r.log.Info("disk attached", "clean", recovery.Clean, "hot-extents", recovery.HotExtents, "damaged-pages", recovery.DamagedPages)
 	r.super, r.meta, r.detached, r.failure = super, meta, false, ""
+	sb = super.superblock()
 	r.superKnown.Store(&sb)
 	r.local = &localDisk{disk: disk, store: store}
 	r.volume.local = r.local
@@ -113,19 +115,6 @@ func (r *Resource) checkSuperblock(sb *Superblock, disk Disk) error {
 		return fmt.Errorf("%w: the replica has promised generation %d, the record is at %d", ErrRefused, sb.Promised, conf.Generation)
 	}
 	return nil
-}
-
-// tagDiffers reports whether disk and metadata were attached a different number of times: one of them was restored.
-func (r *Resource) tagDiffers(sb *Superblock, disk Disk) bool {
-	tag, err := disk.Tag()
-	if err != nil || sb.AttachCount == 0 {
-		return false
-	}
-	if tag == sb.AttachCount || tag+1 == sb.AttachCount {
-		return false // the counter of the disk is written second
-	}
-	r.log.Error("disk and metadata do not belong together; the replica needs a full resync", "disk", tag, "metadata", sb.AttachCount)
-	return true
 }
 
 // diskFailed gives the local disk up, durably; the configuration decides how the volume goes on. Nothing is answered as
@@ -338,6 +327,9 @@ func (r *Resource) detach(clean bool) error {
 	var syncErr error
 	if clean {
 		syncErr = r.local.disk.Sync()
+		if syncErr == nil {
+			syncErr = r.countDetached()
+		}
 		clean = syncErr == nil
 	}
 	storeErr := r.local.store.Close(clean)

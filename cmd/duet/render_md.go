@@ -66,7 +66,7 @@ func superblockRows(sb *replication.Superblock) []string {
 		"size\t" + config.FormatSize(sb.SizeBytes),
 		fmt.Sprintf("generation\tdata of %d, promised %d, last known in sync in %d", sb.DataGeneration, sb.Promised, sb.LastInSync),
 		"flags\t" + orDash(strings.Join(superblockFlags(sb), ", ")),
-		fmt.Sprintf("attached\t%s, last by process %d of boot %s", counted(int(sb.AttachCount), "time"), sb.Incarnation, orDash(oneLine(sb.BootID))),
+		fmt.Sprintf("attached\tcount %d, last by process %d of boot %s", sb.AttachCount, sb.Incarnation, orDash(oneLine(sb.BootID))),
 	}
 }
 

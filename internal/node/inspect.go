@@ -153,11 +153,11 @@ func (i *inspection) judgeDisk(disk *device.Device, diskErr error, sb *replicati
 		findings = append(findings, unusable("disk", fmt.Errorf("disk %s has %d bytes, the resource needs %d", i.replica.Path, have, i.record.SizeBytes)))
 	}
 	tag, err := disk.Tag()
-	if err != nil || sb == nil || sb.AttachCount == 0 || tag == sb.AttachCount || tag+1 == sb.AttachCount {
-		return findings // a disk need not be able to keep a counter, and its counter is written second
+	if err != nil || sb == nil || replication.CountsFit(sb.AttachCount, tag) {
+		return findings // a disk need not be able to keep a counter
 	}
 	return append(findings, bitmap.Finding{Where: "disk", OffsetBytes: -1,
-		Problem:     fmt.Sprintf("disk %s counts %d attachments, its metadata %d: one of them was restored or copied", i.replica.Path, tag, sb.AttachCount),
+		Problem:     fmt.Sprintf("disk %s has attach count %d, its metadata have %d: one of them was restored or copied", i.replica.Path, tag, sb.AttachCount),
 		Consequence: "the disk counts as inconsistent and is resynced in full"})
 }
 

@@ -92,7 +92,7 @@ func TestInspectMetadata(t *testing.T) {
 	_, err = InspectMetadata(s.node.dir, "other")
 	refused(t, err, control.CodeNotFound, "it knows of: in, out")
 	for _, resource := range []string{"in", "out"} {
-		if m, text := s.inspect(resource); len(m.Findings) > 0 || m.Superblock == nil || m.Superblock.AttachCount != 1 || !m.Bitmap.Log.Clean || len(m.Remake) > 0 {
+		if m, text := s.inspect(resource); len(m.Findings) > 0 || m.Superblock == nil || m.Superblock.AttachCount != 4 || !m.Bitmap.Log.Clean || len(m.Remake) > 0 {
 			t.Errorf("%s, undamaged: %s, %+v", resource, text, m)
 		}
 	}
@@ -145,7 +145,7 @@ func TestInspectMetadataApartFromTheirDisk(t *testing.T) {
 	if err := disk.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if m, text := s.inspect("out"); tagErr == nil && (len(m.Findings) != 1 || m.Fatal() || !strings.Contains(text, "counts 9 attachments, its metadata 1")) {
+	if m, text := s.inspect("out"); tagErr == nil && (len(m.Findings) != 1 || m.Fatal() || !strings.Contains(text, "has attach count 9, its metadata have ")) {
 		t.Errorf("a restored disk: %s", text)
 	}
 	if err := os.Remove(s.metadata); err != nil {
