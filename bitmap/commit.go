@@ -138,8 +138,10 @@ func (s *Store) commit(b batch) error {
 	if len(b.updates) == 0 {
 		return s.Err()
 	}
-	if err := s.persistEvicted(b.evicted); err != nil {
-		return err
+	if !sabotageEvictUnsaved {
+		if err := s.persistEvicted(b.evicted); err != nil {
+			return err
+		}
 	}
 	if err := s.writeTransactions(b.updates); err != nil {
 		return err
@@ -162,6 +164,9 @@ func (s *Store) writeTransactions(updates []slotUpdate) error {
 		}
 		s.counts.transactions.Add(1)
 		updates = updates[n:]
+	}
+	if sabotageSkipLogSync {
+		return nil
 	}
 	if err := s.sync(); err != nil {
 		return err

@@ -145,7 +145,7 @@ func (c Promote) apply(s *State) (string, error) {
 	}
 	// From clean the replicas are equal and the set may stay. Otherwise each replica may hold other unacknowledged
 	// writes, and the new Primary's version is the one that counts.
-	if !r.Clean {
+	if !r.Clean && !sabotageKeepSet {
 		r.narrowTo(c.Node)
 	}
 	for _, name := range r.InSync {
@@ -182,7 +182,7 @@ func (r *Resource) promotable(s *State, node string, incarnation uint64) (loss b
 // restarted since it was admitted, which empties the page cache. If every member's machine restarted, what was
 // flushed is on all of them and nobody has more: then the set stands, and loss is reported.
 func (r *Resource) fit(s *State, node string) (loss bool, err error) {
-	if r.AckDurable || r.Clean || r.keptCache(s, node) {
+	if r.AckDurable || r.Clean || sabotageIgnoreBoot || r.keptCache(s, node) {
 		return false, nil
 	}
 	for _, other := range r.InSync {

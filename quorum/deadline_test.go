@@ -1,7 +1,9 @@
 package quorum
 
 import (
+	"context"
 	"errors"
+	"net"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -109,5 +111,30 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 		}
 		close(inner.hang)
 		<-s.ended
+	})
+}
+
+// A store that fails during the start is an error of Start, and not the end of whoever called it.
+func TestStartOnAFailingStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, false)
+		disk := memoryStorage()
+		disk.Stable = &scriptedStore{InmemStore: raft.NewInmemStore(), fails: errors.New("disk full")}
+		returned := make(chan error, 1)
+		go func() {
+			defer close(returned)
+			n, err := Start(t.Context(), Config{Node: "a", Incarnation: 1, BootID: "boot", Advertise: "a", Storage: disk,
+				Accept: func(c Channel) net.Listener { return b.net.listen("a", c) },
+				Dial: func(ctx context.Context, address, _ string, c Channel) (net.Conn, error) {
+					return b.net.dial(ctx, "a", address, c)
+				}})
+			if n != nil {
+				err = errors.Join(n.Close(), errors.New("it started"))
+			}
+			returned <- err
+		}()
+		if err := <-returned; !errors.Is(err, ErrStore) {
+			t.Errorf("start: %v", err)
+		}
 	})
 }

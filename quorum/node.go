@@ -101,7 +101,7 @@ func (n *Node) open() error {
 	n.store = newDeadlineStore(n.storage.Log, n.storage.Stable, n.cfg.Timing.Store)
 	n.trans = n.openTransport()
 	observations := make(chan raft.Observation, observationsKept)
-	r, err := raft.NewRaft(n.cfg.raftConfig(), n.fsm, n.store, n.store, n.storage.Snapshots, n.trans)
+	r, err := n.newRaft()
 	if err != nil {
 		return errors.Join(fmt.Errorf("quorum: start Raft: %w", err), n.closeTransport(), n.store.close(), n.storage.close())
 	}
@@ -112,6 +112,21 @@ func (n *Node) open() error {
 	n.loops.Go(n.addressLoop)
 	n.loops.Go(n.acceptLoop)
 	return nil
+}
+
+// newRaft starts the library, on a goroutine of its own: a term that can't be stored ends the goroutine that stores it,
+// see deadlineStore.SetUint64.
+func (n *Node) newRaft() (r *raft.Raft, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err = raft.NewRaft(n.cfg.raftConfig(), n.fsm, n.store, n.store, n.storage.Snapshots, n.trans)
+	}()
+	<-done
+	if r == nil && err == nil {
+		err = n.store.err()
+	}
+	return r, err
 }
 
 func (n *Node) openStorage() (err error) {

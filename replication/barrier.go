@@ -88,10 +88,11 @@ func (bar *barrier) run() {
 	local := v.local
 	v.mu.Unlock()
 	var err error
-	if local != nil && (!sabotageSkipPeerFlush || bar.origin == nil) {
+	skip := sabotageSkipPeerFlush && bar.origin != nil || sabotageSkipLocalFlush && bar.origin == nil
+	if local != nil && !skip {
 		err = local.disk.Sync()
 	}
-	if err != nil {
+	if err != nil && !sabotageBelieveSecondFlush {
 		v.mu.Lock()
 		v.localDead = true
 		v.mu.Unlock()

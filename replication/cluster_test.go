@@ -84,11 +84,19 @@ type recordArbiter struct {
 	mu    sync.Mutex
 	conf  Configuration
 	learn func(Configuration)
+	// before is called with each proposal, before it is decided; nil: nothing.
+	before func(p Proposal)
 	// silent is a quorum without a majority: nothing is committed any more.
 	silent bool
 }
 
 func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, error) {
+	a.mu.Lock()
+	before := a.before
+	a.mu.Unlock()
+	if before != nil {
+		before(p)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.silent {

@@ -8,6 +8,8 @@ import (
 
 // Errors that callers tell apart. Every returned error wraps at most one of them and says in words what to do.
 var (
+	// errRemoved ends a session that was a member's.
+	errRemoved = errors.New("it was taken out of the in-sync set")
 	// ErrNotPrimary: the node does not serve this resource. NBD clients see ESHUTDOWN.
 	ErrNotPrimary = fmt.Errorf("this node is not Primary: %w", syscall.ESHUTDOWN)
 	// ErrFenced: another node took the role, or this node's authority ended; requests in flight are never answered.

@@ -354,7 +354,7 @@ func (r *Resource) sessionEnded(s *session) {
 	switch l.lost = wasLeg; {
 	case !r.serving:
 		l.releaseOrphans(ErrFenced) // of the time when this node was Primary
-	case !l.lost:
+	case !l.lost || sabotageAckBeforeCommit:
 		l.releaseOrphans(nil)
 	default:
 		l.known = true // every write the peer ever got from this Primary is stable or a bit

@@ -105,3 +105,33 @@ func TestSecondaryLeavesDuringTheDemotion(t *testing.T) {
 		c.nodes["a"].resource, c.nodes["b"].resource = nil, nil
 	}
 }
+
+// A member that connects while its removal is under way, and is taken up as a member, comes back by a resync when the
+// removal is committed.
+func TestMemberConnectsDuringItsRemoval(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.crash("b")
+	var once sync.Once
+	c.arbiter.mu.Lock()
+	c.arbiter.before = func(p Proposal) {
+		if p.Kind != ProposeRemove {
+			return
+		}
+		once.Do(func() {
+			c.start("b")
+			c.wait("b is taken up as a member", func() bool {
+				peer := c.nodes["a"].resource.Status().Peers[0]
+				return peer.ConnectionState == "Connected" && !c.nodes["a"].resource.Status().Suspended
+			})
+		})
+	}
+	c.arbiter.mu.Unlock()
+	c.promote("a")
+	c.wait("b was removed and is in sync again", func() bool {
+		c.arbiter.mu.Lock()
+		generation := c.arbiter.conf.Generation
+		c.arbiter.mu.Unlock()
+		return generation >= 4 && c.allInSync()
+	})
+	c.equal()
+}

@@ -232,6 +232,9 @@ func (r *Resource) adopt(conf Configuration) {
 	r.adopted = conf
 	for _, l := range r.links {
 		l.refresh(&conf)
+		if r.serving && l.session != nil && l.begun && old.inSync(l.node) && !conf.inSync(l.node) {
+			l.session.fail(errRemoved) // it came while its removal was under way: it has to begin as what it is now
+		}
 	}
 	v.mu.Lock()
 	v.generation, v.ackDurable = conf.Generation, conf.AckDurable
@@ -244,7 +247,7 @@ func (r *Resource) adopt(conf Configuration) {
 		r.serving = true
 		r.graceEnd = time.Now().Add(r.cfg.Timing.ConnectGrace)
 		for _, l := range r.links {
-			l.known = false // whoever was Primary before may have written what nobody else has
+			l.known = sabotageTrustOldBitmap // whoever was Primary before may have written what nobody else has
 		}
 		r.emit("role", "", "Primary", "promoted in generation "+fmt.Sprint(conf.Generation))
 	}
@@ -273,7 +276,7 @@ func (r *Resource) turnLogIntoBitsLocked(conf *Configuration, keepLog bool) {
 		}
 	}
 	store := v.local.store
-	if mask != 0 {
+	if mask != 0 && !sabotageForgetLog {
 		v.log.runs(func(off, n uint64) { store.Set(mask, off, n) })
 	}
 	if !keepLog && v.inOpen+v.inClosing == 0 {
@@ -337,6 +340,9 @@ func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
 
 // becomeInconsistent is durable before the first block of a resync is written.
 func (r *Resource) becomeInconsistent(generation uint64) error {
+	if sabotageStayConsistent {
+		return nil
+	}
 	return r.updateSuperblock(func(sb *Superblock) {
 		sb.Inconsistent, sb.InconsistentSince, sb.JustCreated = true, generation, false
 	})

@@ -69,6 +69,13 @@ func (s *session) clearSealedLocked() {
 	}
 }
 
+// clearEarlyLocked is what a deliberate bug does.
+func (s *session) clearEarlyLocked(r *request) {
+	if sabotageClearEarly && s.volume.local != nil {
+		s.volume.local.store.Clear(s.slot, r.offsetBytes, r.lengthBytes)
+	}
+}
+
 // sendBitmap sends every set bit towards the peer.
 func (s *session) sendBitmap(store *bitmap.Store) error {
 	blocks := s.volume.sizeBytes / bitmap.BlockBytes
@@ -247,6 +254,7 @@ func (s *session) sourceWritten(h *Header, text []byte) error {
 	delete(s.resync.reading, h.Seq)
 	s.resync.written = append(s.resync.written, span{r.offsetBytes, r.lengthBytes})
 	s.resync.done += r.lengthBytes
+	s.clearEarlyLocked(r)
 	last := s.resync.scanned && len(s.resync.reading) == 0
 	v.touched = true // a barrier now and then is enough while the resync goes on
 	v.releaseLocked(r, nil)
@@ -263,6 +271,9 @@ func (s *session) sourceScanned() {
 	s.resync.scanned = true
 	last := len(s.resync.reading) == 0
 	s.volume.mu.Unlock()
+	if sabotageAddEarly {
+		s.resource.post(func() { s.resource.resyncScanned(s) })
+	}
 	if last {
 		s.finishResync()
 	}
@@ -407,6 +418,7 @@ func (v *Volume) resyncWritten(r *request, b Batch) {
 	st := &s.resync
 	st.written = append(st.written, span{r.offsetBytes, r.lengthBytes})
 	st.done += r.lengthBytes
+	s.clearEarlyLocked(r)
 	st.flying--
 	if !s.closed && r.err == nil {
 		s.header = Header{Type: FrameResyncWritten, Seq: r.seq, Offset: r.offsetBytes, Length: r.lengthBytes}

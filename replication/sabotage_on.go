@@ -6,7 +6,16 @@ import "os"
 
 // Deliberate bugs, only in binaries built with the tag sabotage: tests show that the checks find them.
 var (
-	sabotageAckEarly        = os.Getenv("DUET_SABOTAGE") == "ack-early"
-	sabotageSkipPeerFlush   = os.Getenv("DUET_SABOTAGE") == "skip-peer-flush"
-	sabotageSkipActivityLog = os.Getenv("DUET_SABOTAGE") == "skip-activity-log"
+	sabotageAckEarly           = os.Getenv("DUET_SABOTAGE") == "ack-early"
+	sabotageAckBeforeCommit    = os.Getenv("DUET_SABOTAGE") == "ack-before-commit"
+	sabotageAddEarly           = os.Getenv("DUET_SABOTAGE") == "add-early"
+	sabotageBelieveSecondFlush = os.Getenv("DUET_SABOTAGE") == "believe-second-flush"
+	sabotageClearEarly         = os.Getenv("DUET_SABOTAGE") == "clear-early"
+	sabotageForgetLog          = os.Getenv("DUET_SABOTAGE") == "forget-log"
+	sabotageNoOutsideBits      = os.Getenv("DUET_SABOTAGE") == "no-outside-bits"
+	sabotageSkipActivityLog    = os.Getenv("DUET_SABOTAGE") == "skip-activity-log"
+	sabotageSkipLocalFlush     = os.Getenv("DUET_SABOTAGE") == "skip-local-flush"
+	sabotageSkipPeerFlush      = os.Getenv("DUET_SABOTAGE") == "skip-peer-flush"
+	sabotageStayConsistent     = os.Getenv("DUET_SABOTAGE") == "stay-consistent"
+	sabotageTrustOldBitmap     = os.Getenv("DUET_SABOTAGE") == "trust-old-bitmap"
 )

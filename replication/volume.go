@@ -328,7 +328,7 @@ func (v *Volume) recordLocked(r *request) {
 	}
 	store := v.local.store
 	v.log.record(r.epoch, r.offsetBytes, r.lengthBytes, func(extent uint32) { store.Retain(extent, extent) })
-	if v.outside != 0 {
+	if v.outside != 0 && !sabotageNoOutsideBits {
 		store.Set(v.outside, r.offsetBytes, r.lengthBytes)
 	}
 }

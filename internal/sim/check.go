@@ -85,13 +85,13 @@ func (c *blockCheck) runEra(sector int, from, to int64) error {
 	var operations []porcupine.Operation
 	for i, e := range c.events {
 		begin, end := e.begin, e.end
-		if begin < from && end >= from {
-			end = noAnswer // answered before the loss, perhaps, with an answer that was under way
+		if begin < from && end >= from || begin < to && end >= to {
+			end = noAnswer // done before the loss, perhaps, with an answer that was under way
 		}
 		switch {
-		case end == noAnswer && (e.kind == kindRead || !read[e.value] || begin >= to):
+		case end == noAnswer && (e.kind == kindRead || !read[e.value]):
 			continue // whether it happened makes no difference to anybody
-		case end != noAnswer && (end < from || end >= to):
+		case begin >= to || end < from:
 			continue
 		}
 		input := step{write: e.kind == kindWrite, value: e.value}

@@ -48,7 +48,7 @@ func (c *client) connect() bool {
 	c.disconnect()
 	for _, m := range c.world.data() {
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
-		server := m.process
+		server := m.current()
 		conn, err := c.world.network.dial(ctx, c.process, m.name, portNBD)
 		if err == nil {
 			if c.nbd, err = nbdclient.New(ctx, conn, nbdclient.Config{Export: resourceName, HandshakeTimeout: time.Second}); err == nil {
@@ -78,6 +78,9 @@ func (c *client) step() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	block := hotBlocks[c.random.IntN(len(hotBlocks))]
+	if c.random.IntN(3) == 0 { // one that hardly anybody writes again: what becomes of it is seen in the end
+		block = c.random.Int64N(deviceBytes / pageBytes)
+	}
 	switch n := c.random.IntN(100); {
 	case n < 50:
 		c.write(ctx, block, n < 5)

@@ -53,17 +53,21 @@ func (s *stream) notify() {
 	signal(s.drained)
 }
 
-// fail breaks the stream for both ends.
-func (s *stream) fail(err error) {
+// failWriter breaks the stream for who writes to it.
+func (s *stream) failWriter(err error) {
 	s.mu.Lock()
-	if s.readErr == nil {
-		s.readErr = err
-	}
 	if s.writeErr == nil {
 		s.writeErr = err
 	}
 	s.mu.Unlock()
 	s.notify()
+}
+
+// drop loses what has not arrived.
+func (s *stream) drop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.segments, s.bytes, s.ended = nil, 0, false
 }
 
 // failLocal breaks the stream for who reads it.
@@ -204,7 +208,7 @@ func (c *conn) Close() error {
 		c.network.forget(c)
 		c.in.failLocal(net.ErrClosed)
 		c.out.mu.Lock()
-		c.out.ended = true
+		c.out.ended = !c.network.isDown(c.local)
 		c.out.mu.Unlock()
 		c.in.mu.Lock()
 		if c.in.writeErr == nil {

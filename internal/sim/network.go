@@ -108,6 +108,13 @@ func (w *network) healAll() {
 	w.wakeAll()
 }
 
+// isDown says whether a machine has no power.
+func (w *network) isDown(host string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.down[host]
+}
+
 // wakeAll has every reader look again whether something is delivered.
 func (w *network) wakeAll() {
 	w.mu.Lock()
@@ -129,18 +136,17 @@ func (w *network) reset(a, b string) {
 	w.mu.Lock()
 	var broken []*conn
 	for c := range w.conns {
-		if c.local == a && (b == "" || c.remote == b) {
+		if c.local == a && (b == "" || c.remote == b) || c.remote == a && (b == "" || c.local == b) {
 			broken = append(broken, c)
 		}
 	}
 	w.mu.Unlock()
 	for _, c := range broken {
-		if !w.passes(direction{a, c.remote}) { // nobody tells the other end
-			c.in.failLocal(syscall.ECONNRESET)
-			continue
+		if c.local != a && !w.passes(direction{a, c.local}) {
+			continue // nobody tells the other end
 		}
-		c.in.fail(syscall.ECONNRESET)
-		c.out.fail(syscall.ECONNRESET)
+		c.in.failLocal(syscall.ECONNRESET)
+		c.out.failWriter(syscall.ECONNRESET)
 	}
 }
 
@@ -157,8 +163,11 @@ func (w *network) losePower(host string) {
 	defer w.mu.Unlock()
 	w.down[host] = true
 	for c := range w.conns {
-		if c.local == host {
+		switch host {
+		case c.local:
 			c.in.failLocal(errDead)
+		case c.remote:
+			c.in.drop()
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"duet/internal/node"
@@ -27,9 +28,12 @@ type machine struct {
 	data, meta  *disk // nil on a witness
 	storage     *quorum.Storage
 	incarnation uint64
-	boots       int
-	process     *process
+	boots       atomic.Int64
+	running     atomic.Pointer[process]
 }
+
+// current is the newest process, nil before the first.
+func (m *machine) current() *process { return m.running.Load() }
 
 // process is a run of the daemon: what internal/node composes, on the simulated surroundings.
 type process struct {
@@ -84,7 +88,7 @@ func (w *world) launch(m *machine) *process {
 	p := &process{world: w, machine: m, incarnation: m.incarnation, bootID: bootID(m), gone: make(chan struct{}), log: w.log.With("node", m.name, "incarnation", m.incarnation), killed: make(chan struct{}),
 		revoked: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	m.process = p
+	m.running.Store(p)
 	w.mu.Lock()
 	w.launched = append(w.launched, p)
 	w.mu.Unlock()

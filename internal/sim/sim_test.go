@@ -97,8 +97,10 @@ func TestHistories(t *testing.T) {
 					plan.Log = log
 				}
 				counts, err := play(t, plan)
-				if err != nil {
+				if err != nil || os.Getenv("DUET_SIM_LOG") == "always" {
 					t.Log(log)
+				}
+				if err != nil {
 					t.Errorf("%v\n\nto repeat: DUET_SIM_FIRST=%d DUET_SIM_SEEDS=1 DUET_SIM_LOG=1 go test ./internal/sim -run TestHistories -count=10", err, seed)
 				}
 				total.add(counts)

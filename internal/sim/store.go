@@ -68,4 +68,4 @@ func (s openStable) SetUint64(key []byte, value uint64) error {
 }
 
 // bootID changes when a machine has lost power.
-func bootID(m *machine) string { return fmt.Sprintf("%s-boot-%d", m.name, m.boots) }
+func bootID(m *machine) string { return fmt.Sprintf("%s-boot-%d", m.name, m.boots.Load()) }

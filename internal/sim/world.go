@@ -46,7 +46,7 @@ type Plan struct {
 // newPlan derives everything else from the seed.
 func newPlan(seed uint64) Plan {
 	random := rand.New(rand.NewPCG(seed, 1))
-	return Plan{Seed: seed, Replicas: 2 + random.IntN(4)/3, Length: time.Duration(5+random.IntN(15)) * time.Second, Clients: 1 + random.IntN(3)}
+	return Plan{Seed: seed, Replicas: 2 + random.IntN(5)/3, Length: time.Duration(5+random.IntN(15)) * time.Second, Clients: 1 + random.IntN(3)}
 }
 
 // Counts is what happened in a history.
@@ -135,7 +135,7 @@ func (w *world) wait(limit time.Duration, done func() bool) bool {
 		if done() {
 			return true
 		}
-		pause(nil, 20*time.Millisecond)
+		pause(nil, 5*time.Millisecond)
 	}
 	return done()
 }
@@ -175,7 +175,7 @@ func (w *world) found() error {
 func (w *world) create(ctx context.Context, first *process) error {
 	create := quorum.CreateResource{Name: resourceName, ID: quorum.ResourceID{1}, SizeBytes: deviceBytes, JustCreated: true, Promotion: quorum.PromotionManual}
 	for slot, m := range w.data() {
-		err := replication.Format(openDisk{m.meta, m.process}, replication.FormatConfig{ClusterID: clusterID, Resource: resourceName, Node: m.name,
+		err := replication.Format(openDisk{m.meta, m.current()}, replication.FormatConfig{ClusterID: clusterID, Resource: resourceName, Node: m.name,
 			ResourceID: [16]byte(create.ID), Slot: slot, SizeBytes: deviceBytes, ALExtents: logExtents, JustCreated: true})
 		if err != nil {
 			return fmt.Errorf("format on %s: %w", m.name, err)
@@ -206,10 +206,10 @@ func (w *world) look() *quorum.Resource {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range w.machines {
-		if m.process == nil || m.process.dead() {
+		if m.current() == nil || m.current().dead() {
 			continue
 		}
-		if s := m.process.quorumState(); s != nil && s.Resources[resourceName] != nil {
+		if s := m.current().quorumState(); s != nil && s.Resources[resourceName] != nil {
 			if r := s.Resources[resourceName]; w.newest == nil || r.Generation > w.newest.Generation {
 				w.newest = r
 			}
@@ -294,9 +294,9 @@ func (w *world) pacify() {
 // restartFailed restarts whoever gave its disk up, as an operator would who has looked at the disk.
 func (w *world) restartFailed() {
 	for _, m := range w.data() {
-		if replica := m.process.replica(); replica != nil && !m.process.dead() && slices.Contains([]string{"Failed", "Diskless"}, replica.Status().DiskState) {
+		if replica := m.current().replica(); replica != nil && !m.current().dead() && slices.Contains([]string{"Failed", "Diskless"}, replica.Status().DiskState) {
 			w.log.Info("restart", "node", m.name)
-			m.process.kill()
+			m.current().kill()
 			w.network.loseProcess(m.name)
 		}
 		w.revive(m)
@@ -325,7 +325,7 @@ func (w *world) settled() bool {
 	if r == nil || r.Primary == "" || len(r.InSync) != w.plan.Replicas {
 		return false
 	}
-	replica := w.machine(r.Primary).process.replica()
+	replica := w.machine(r.Primary).current().replica()
 	return replica != nil && replica.Serving()
 }
 
@@ -336,7 +336,7 @@ func (w *world) describe() string {
 		text = fmt.Sprintf("generation %d, Primary %q, in sync %v", r.Generation, r.Primary, r.InSync)
 	}
 	for _, m := range w.data() {
-		p := m.process
+		p := m.current()
 		if replica := p.replica(); replica != nil && !p.dead() {
 			st := replica.Status()
 			text += fmt.Sprintf("; %s: %s %s serving=%v reason=%q failure=%v", m.name, st.Role, st.DiskState, st.Serving, st.Reason, p.failure)
@@ -353,7 +353,7 @@ func (w *world) compare(stopOperator func()) {
 	stopOperator()
 	demoted := w.wait(time.Minute, func() bool {
 		for _, m := range w.data() {
-			replica := m.process.replica()
+			replica := m.current().replica()
 			if replica == nil || !replica.Serving() {
 				continue
 			}
@@ -395,8 +395,8 @@ func (w *world) machine(name string) *machine {
 // stopAll ends every process, and waits for all.
 func (w *world) stopAll() {
 	for _, m := range w.machines {
-		if m.process != nil {
-			m.process.cancel()
+		if m.current() != nil {
+			m.current().cancel()
 		}
 	}
 	w.processes.Wait()
