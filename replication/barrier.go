@@ -161,6 +161,9 @@ func (v *Volume) clearSpilledLocked(stable uint64) {
 		return
 	}
 	v.spilled = 0
+	if v.marked {
+		return
+	}
 	store, inside := v.local.store, v.others&^v.outside
 	for slot := range bitmap.Slots {
 		if inside&bitmap.SlotBit(slot) != 0 {

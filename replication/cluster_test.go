@@ -20,6 +20,7 @@ type memoryDisk struct {
 	mu    sync.Mutex
 	p     []byte
 	tag   uint64
+	holes atomic.Bool                                  // blocks of zeroes are holes
 	fault atomic.Pointer[func(operation string) error] // nil: none
 }
 
@@ -75,8 +76,19 @@ func (d *memoryDisk) Punch(off, n int64) error {
 	return nil
 }
 
-func (d *memoryDisk) Extents(_, n int64, emit func(n int64, hole bool) error) error {
-	return emit(n, false)
+func (d *memoryDisk) Extents(off, n int64, emit func(n int64, hole bool) error) error {
+	if !d.holes.Load() {
+		return emit(n, false)
+	}
+	for end := off + n; off < end; off += bitmap.BlockBytes {
+		d.mu.Lock()
+		hole := allZero(d.p[off : off+bitmap.BlockBytes])
+		d.mu.Unlock()
+		if err := emit(bitmap.BlockBytes, hole); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // recordArbiter is a committed record without a quorum: the same compare-and-set, in one process.
@@ -159,6 +171,9 @@ type testCluster struct {
 	mu      sync.Mutex
 	nodes   map[string]*testNode
 	emit    func(Event) // nil: none
+	// wrap, where it is set, stands between a connection and who uses it.
+	wrap       func(net.Conn) net.Conn
+	ackTimeout time.Duration
 }
 
 const testDeviceBytes = 32 << 20
@@ -209,7 +224,7 @@ func (c *testCluster) start(name string) {
 	n.incarnation++
 	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialer(), Emit: c.emit,
 		Timing: Timing{PingInterval: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, ConnectGrace: 5 * time.Second,
-			IdleBarrier: 50 * time.Millisecond}}
+			IdleBarrier: 50 * time.Millisecond, AckTimeout: c.ackTimeout}}
 	c.arbiter.mu.Lock()
 	conf := c.arbiter.conf
 	c.arbiter.mu.Unlock()
@@ -245,12 +260,15 @@ func (c *testCluster) crash(name string) {
 func (c *testCluster) dialer() func(ctx context.Context, node string) (net.Conn, error) {
 	return func(ctx context.Context, node string) (net.Conn, error) {
 		c.mu.Lock()
-		r := c.nodes[node].resource
+		r, wrap := c.nodes[node].resource, c.wrap
 		c.mu.Unlock()
 		if r == nil {
 			return nil, fmt.Errorf("%s is down", node)
 		}
 		near, far := net.Pipe()
+		if wrap != nil {
+			near, far = wrap(near), wrap(far)
+		}
 		go func() {
 			h, err := ReadHello(ctx, far)
 			if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+
+	"duet/bitmap"
 )
 
 // ProtocolVersion is the version of the peer protocol that this code speaks; docs/PROTOCOL.md specifies it.
@@ -46,6 +48,12 @@ const (
 	FrameResyncWritten FrameType = 39 // the target's device accepted it; with FlagFailed it did not (payload: why)
 	FrameResyncDone    FrameType = 40 // no bit is set any more
 	FrameResyncAbort   FrameType = 41 // this resync ends unfinished (payload: the reason as text)
+
+	FrameVerifyRequest FrameType = 48 // hash the blocks of this range
+	FrameVerifyHashes  FrameType = 49 // their hashes; with FlagHole nothing is stored there, with FlagFailed the error as text
+	FrameVerifyDiffers FrameType = 50 // runs of blocks that differ at the receiver
+	FrameVerifyDone    FrameType = 51 // the verify is over; it may ask for a repair
+	FrameVerifyMarked  FrameType = 52 // the receiver of VerifyDone is durably Inconsistent in these blocks
 )
 
 // Flags of a frame.
@@ -57,8 +65,9 @@ const (
 	FlagFailed     uint16 = 1 << 4 // the operation failed; the payload says why
 	FlagFull       uint16 = 1 << 5 // every block is to be copied
 	FlagKnown      uint16 = 1 << 6 // the source knows every block that the target may have changed
+	FlagHole       uint16 = 1 << 7 // nothing is stored in the range, it reads as zeroes
 
-	knownFlags = FlagFUA | FlagNoHole | FlagCompressed | FlagFresh | FlagFailed | FlagFull | FlagKnown
+	knownFlags = FlagFUA | FlagNoHole | FlagCompressed | FlagFresh | FlagFailed | FlagFull | FlagKnown | FlagHole
 )
 
 // Bounds of what one frame may carry. They bound a receiver's memory per frame.
@@ -68,10 +77,13 @@ const (
 	MaxDataBytes        = 32 << 20 // the largest write an NBD client may send
 	MaxTrimBytes        = 64 << 20 // the largest range that takes one step through the write path
 	MaxResyncBytes      = 1 << 20  // the largest coalesced resync request
+	MaxVerifyBytes      = 1 << 20  // the largest range whose blocks are hashed at once
+	MaxVerifyHoleBytes  = 64 << 20 // the largest range that is asked about as a hole
 	MaxHandshakeBytes   = 64 << 10 // JSON of Hello, HelloReply, Configuration
 	MaxBitmapChunkBytes = 256<<10 + 16
 	maxTextBytes        = 1 << 10 // an error or a reason
 	maxSmallBytes       = 4 << 10 // JSON of the rare resync frames
+	maxHashesBytes      = MaxVerifyBytes / bitmap.BlockBytes * blockHashBytes
 )
 
 // frameMagic begins every header: "DUF1" in memory order.
@@ -150,6 +162,12 @@ var frameRules = [...]frameRule{
 	FrameResyncWritten: {"ResyncWritten", rangeOnly, maxTextBytes, MaxResyncBytes},
 	FrameResyncDone:    {"ResyncDone", rangeNone, maxSmallBytes, 0},
 	FrameResyncAbort:   {"ResyncAbort", rangeNone, maxTextBytes, 0},
+
+	FrameVerifyRequest: {"VerifyRequest", rangeOnly, 0, MaxVerifyHoleBytes},
+	FrameVerifyHashes:  {"VerifyHashes", rangeOnly, maxHashesBytes, MaxVerifyHoleBytes},
+	FrameVerifyDiffers: {"VerifyDiffers", rangeNone, MaxBitmapChunkBytes, 0},
+	FrameVerifyDone:    {"VerifyDone", rangeNone, maxSmallBytes, 0},
+	FrameVerifyMarked:  {"VerifyMarked", rangeNone, 0, 0},
 }
 
 // ruleOf returns the rule of t, nil for an unknown type.

@@ -48,6 +48,11 @@ func exampleFrames() []struct {
 		{Header{Type: FrameResyncWritten, Seq: 12, Generation: 41, Offset: 12288, Length: 4096}, nil},
 		{Header{Type: FrameResyncDone, Generation: 41}, []byte(`{"dirty-blocks":0}`)},
 		{Header{Type: FrameResyncAbort, Generation: 41}, []byte("read error")},
+		{Header{Type: FrameVerifyRequest, Seq: 14, Generation: 41, Offset: 1 << 20, Length: MaxVerifyBytes}, nil},
+		{Header{Type: FrameVerifyHashes, Seq: 14, Offset: 4096, Length: 8192}, data}, // not hashes of anything, but as long
+		{Header{Type: FrameVerifyDiffers, Generation: 41}, []byte{chunkPlain, 0, 3, 1}},
+		{Header{Type: FrameVerifyDone, Generation: 41}, []byte(`{"different-blocks":1,"repair":true}`)},
+		{Header{Type: FrameVerifyMarked}, nil},
 	}
 	for i := range frames {
 		frames[i].header.setPayload(frames[i].payload)
@@ -135,7 +140,8 @@ func TestDecodeHeaderErrors(t *testing.T) {
 		{"checksum bit", data, func(b []byte) { b[63] ^= 1 }, errFrameHeaderCRC},
 		{"type zero", Header{}, nil, errFrameType},
 		{"type in a gap", Header{Type: 8}, nil, errFrameType},
-		{"type above all", Header{Type: 42}, nil, errFrameType},
+		{"type in a larger gap", Header{Type: 42}, nil, errFrameType},
+		{"type above all", Header{Type: 53}, nil, errFrameType},
 		{"type at the top", Header{Type: 65535}, nil, errFrameType},
 		{"unknown flag", Header{Type: FramePing, Flags: 0x8000}, nil, errFrameFlags},
 		{"payload where none belongs", Header{Type: FramePing, PayloadLength: 1}, nil, errFrameTooLong},
@@ -153,6 +159,9 @@ func TestDecodeHeaderErrors(t *testing.T) {
 		{"compressed", Header{Type: FrameResyncData, Flags: FlagCompressed, Length: 32, PayloadLength: 9}, nil, nil},
 		{"compressed to nothing", Header{Type: FrameResyncData, Flags: FlagCompressed, Length: 32}, nil, errFrameLength},
 		{"compressed to more", Header{Type: FrameResyncData, Flags: FlagCompressed, Length: 32, PayloadLength: 33}, nil, errFrameLength},
+		{"verify above the bound", Header{Type: FrameVerifyRequest, Length: MaxVerifyHoleBytes + 4096}, nil, errFrameTooLong},
+		{"verify of nothing", Header{Type: FrameVerifyRequest}, nil, errFrameLength},
+		{"more hashes than blocks fit", Header{Type: FrameVerifyHashes, Length: 4096, PayloadLength: maxHashesBytes + 1}, nil, errFrameTooLong},
 		{"failed read with a reason", Header{Type: FrameReadReply, Flags: FlagFailed, Length: 1 << 20, PayloadLength: 9}, nil, nil},
 		{"failed read with too much", Header{Type: FrameReadReply, Flags: FlagFailed, Length: 1 << 20, PayloadLength: 1 << 20}, nil, errFrameTooLong},
 	} {

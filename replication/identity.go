@@ -6,7 +6,7 @@ import "fmt"
 func (r *Resource) helloTo(l *link) hello {
 	sb := r.superblock()
 	h := hello{
-		Version: ProtocolVersion, ClusterID: r.cfg.ClusterID, Resource: r.name, ResourceID: r.id,
+		Version: ProtocolVersion, Features: []string{verifyFeature}, ClusterID: r.cfg.ClusterID, Resource: r.name, ResourceID: r.id,
 		From: r.cfg.Node, To: l.node, Incarnation: r.cfg.Incarnation, BootID: r.cfg.BootID,
 		Role: r.role(), DiskState: r.diskState(), SizeBytes: r.learned.SizeBytes, Volumes: 1,
 		Promised: sb.Promised, DataGeneration: sb.DataGeneration, LastInSync: sb.LastInSync,

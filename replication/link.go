@@ -21,12 +21,13 @@ type link struct {
 
 	standAlone bool
 	session    *session
-	begun      bool   // the session has its part
-	engaged    uint64 // the generation that the session was told
-	known      bool   // this Primary knows every block that the peer may have changed
-	lost       bool   // a member whose session ended: its removal has to be committed
-	adding     bool   // its admission may be in flight
-	equal      bool   // it left in good order, with everything there is on stable media, and nothing was started since
+	begun      bool      // the session has its part
+	engaged    uint64    // the generation that the session was told
+	known      bool      // this Primary knows every block that the peer may have changed
+	lost       bool      // a member whose session ended: its removal has to be committed
+	adding     bool      // its admission may be in flight
+	equal      bool      // it left in good order, with everything there is on stable media, and nothing was started since
+	differs    time.Time // since when a verify knows that it differs: it leaves the set whatever else happens; zero: not known to
 	reason     string
 	orphans    []*request // legs that wait for the commit
 	former     *session
@@ -339,7 +340,7 @@ func (r *Resource) sessionEnded(s *session) {
 	v.removeLegLocked(s)
 	l.orphans = append(l.orphans, s.pending.takeAll()...)
 	reads := s.reads.takeAll()
-	l.equal = errors.Is(s.cause, errGoodbye) && len(l.orphans) == 0 && v.inOpen+v.inClosing == 0 && v.flushedLocked()
+	l.equal = errors.Is(s.cause, errGoodbye) && l.differs.IsZero() && len(l.orphans) == 0 && v.inOpen+v.inClosing == 0 && v.flushedLocked()
 	if !r.serving && s.generation > 0 {
 		conf := r.adopted
 		r.turnLogIntoBitsLocked(&conf, false)

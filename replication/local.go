@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -21,12 +22,19 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 	v.mu.Lock()
 	local, dead := v.local, v.localDead
 	v.mu.Unlock()
+	if dead && (r.op == opResyncRead || r.op == opVerifyServe) {
+		local, dead = nil, false // an application need not wait for what becomes of these
+	}
 	if dead {
 		v.keepStuck(r, phaseLocal)
 		return
 	}
-	if r.op == opRead || r.op == opResyncRead {
+	switch r.op {
+	case opRead, opResyncRead:
 		v.executeRead(r, local, b)
+		return
+	case opVerifyServe:
+		v.serveVerify(r, local)
 		return
 	}
 	if local != nil {
@@ -169,14 +177,17 @@ func (v *Volume) readFailed(r *request, err error) {
 	v.finishRead(r, nil)
 }
 
+// errData ends a walk for holes at the first data.
+var errData = errors.New("data")
+
 // isHole reports whether nothing is stored in r's range, which therefore reads as zeroes.
 func isHole(disk Disk, r *request) bool {
-	hole := true
-	err := disk.Extents(int64(r.offsetBytes), int64(r.lengthBytes), func(_ int64, h bool) error {
-		hole = hole && h
+	return disk.Extents(int64(r.offsetBytes), int64(r.lengthBytes), func(_ int64, hole bool) error {
+		if !hole {
+			return errData
+		}
 		return nil
-	})
-	return err == nil && hole
+	}) == nil
 }
 
 // finishRead ends a read. It was never started in an epoch.

@@ -114,6 +114,13 @@ type resyncMessage struct {
 	Promised    uint64 `json:"promised,omitempty"` // ResyncReady, ResyncDone: what the target has promised
 }
 
+// verifyMessage is the payload of VerifyDone.
+type verifyMessage struct {
+	DifferentBlocks uint64 `json:"different-blocks"`
+	Repair          bool   `json:"repair,omitempty"` // the receiver marks the blocks of VerifyDiffers and is resynced
+	Reason          string `json:"reason,omitempty"` // why the verify ended early
+}
+
 // message is a payload in JSON.
 type message interface {
 	// validate says what a peer must not send.
@@ -225,6 +232,13 @@ func (m *resyncMessage) validate() error {
 		return fmt.Errorf("%w: %d dirty blocks", errMessage, m.DirtyBlocks)
 	}
 	return nil
+}
+
+func (m *verifyMessage) validate() error {
+	if m.DifferentBlocks > bitmap.MaxDeviceBytes/bitmap.BlockBytes {
+		return fmt.Errorf("%w: %d different blocks", errMessage, m.DifferentBlocks)
+	}
+	return validateReason(m.Reason)
 }
 
 func validateReason(reason string) error {

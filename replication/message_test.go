@@ -40,6 +40,8 @@ func exampleMessages() []struct {
 		{"reject", FrameReject, &rejectMessage{Promised: 42, Reason: "generation 41 is over"}},
 		{"bitmap done", FrameBitmapDone, &resyncMessage{DirtyBlocks: 7}},
 		{"resync ready", FrameResyncReady, &resyncMessage{DirtyBlocks: 7, Promised: 41}},
+		{"verify done", FrameVerifyDone, &verifyMessage{DifferentBlocks: 3, Repair: true}},
+		{"verify ended early", FrameVerifyDone, &verifyMessage{Reason: "cancelled by the operator"}},
 	}
 }
 

@@ -129,7 +129,7 @@ func (r *Resource) propose() {
 			return
 		}
 	}
-	if r.demoting != nil && r.quiet() {
+	if r.demoting != nil && !r.differing() && r.quiet() {
 		p.Kind, p.Clean = ProposeDemote, true
 		r.start(p)
 	}
@@ -244,7 +244,7 @@ func (r *Resource) fence(reason string) {
 	}
 	for _, l := range r.links {
 		l.releaseOrphans(ErrFenced)
-		l.lost, l.adding = false, false
+		l.lost, l.adding, l.differs = false, false, time.Time{}
 	}
 	r.endDemotion(nil)
 }
@@ -252,6 +252,9 @@ func (r *Resource) fence(reason string) {
 // releaseRemoved counts down the legs of peers whose removal is committed.
 func (r *Resource) releaseRemoved() {
 	for _, l := range r.links {
+		if !r.adopted.inSync(l.node) {
+			l.differs = time.Time{}
+		}
 		if l.lost && l.session == nil && !r.adopted.inSync(l.node) {
 			l.lost = false
 			l.releaseOrphans(nil)

@@ -82,6 +82,14 @@ func (s *session) handleControl(h *Header, payload []byte) error {
 		s.sourceScanned()
 	case FrameResyncAbort:
 		return fmt.Errorf("%s gave the resync up: %s", s.peer, payload)
+	case FrameVerifyRequest:
+		return s.verifyAsked(h)
+	case FrameVerifyHashes:
+		return s.verifyAnswered(h, payload)
+	case FrameVerifyDiffers:
+		return s.markDiffering(h, payload)
+	case FrameVerifyDone:
+		return s.verifyDone(h, payload)
 	case FrameGoodbye:
 		s.resource.post(func() { s.resource.peerLeaves(s, string(payload)) })
 	default:

@@ -10,12 +10,14 @@ import (
 type opcode uint8
 
 const (
-	opRead       opcode = iota
-	opWrite             // payload to the range
-	opTrim              // the range reads as zeroes, its space may be freed
-	opZero              // the range reads as zeroes, its space stays
-	opFlush             // a barrier
-	opResyncRead        // the source's read for a resync; holds the range until the target has written it
+	opRead        opcode = iota
+	opWrite              // payload to the range
+	opTrim               // the range reads as zeroes, its space may be freed
+	opZero               // the range reads as zeroes, its space stays
+	opFlush              // a barrier
+	opResyncRead         // the source's read for a resync; holds the range until the target has written it
+	opVerify             // a Primary's comparison of a range with its peers; holds the range until all have answered
+	opVerifyServe        // a Secondary's part of it
 )
 
 // phase is the step that a request takes next when a worker or a reopened gate resumes it.
@@ -52,6 +54,7 @@ type request struct {
 	origin     *session   // whom to answer when the request came from a peer, or is a resync read for one
 	seq        uint64     // the peer's number for it
 	payload    *buffer    // owned by the request when not nil
+	verify     *verifyRange
 }
 
 // getRequest returns a request of the pool for the range.
@@ -71,7 +74,7 @@ func (v *Volume) putRequest(r *request) {
 	v.buffers.put(r.payload)
 	r.phase, r.fua, r.keepSpace, r.resynced = phaseSubmit, false, false, false
 	r.p, r.payload, r.payloadCRC, r.err = nil, nil, 0, nil
-	r.completion, r.origin, r.seq, r.epoch = nil, nil, 0, 0
+	r.completion, r.origin, r.seq, r.epoch, r.verify = nil, nil, 0, 0, nil
 	v.requests.Put(r)
 }
 

@@ -49,6 +49,7 @@ type Resource struct {
 	closing  bool
 	reason   string // why requests wait
 	graceEnd time.Time
+	verify   *verification // the newest; nil: none since the start
 }
 
 // mailbox is an unbounded queue of work for the control loop; each post belongs to a bounded cause.
@@ -180,6 +181,7 @@ func (r *Resource) reconcile() {
 		r.engagePeers()
 		r.propose()
 	}
+	r.watchVerify()
 	r.setGate()
 	for _, l := range r.links {
 		l.admitWaiting()
@@ -297,6 +299,7 @@ func (r *Resource) promise(conf *Configuration) error {
 		}
 	}
 	if member && !r.adopted.inSync(r.cfg.Node) && r.adopted.Generation > 0 {
+		r.volume.unmark()
 		for _, replica := range conf.Replicas {
 			if replica.Node != r.cfg.Node && conf.inSync(replica.Node) {
 				r.local.store.ClearAll(replica.Slot)

@@ -45,13 +45,14 @@ type session struct {
 	applying   int         // requests of the peer that are not finished here
 	header     Header      // scratch of the append calls
 	resync     resyncState
+	verify     verifySession
 }
 
 // newSession makes a session of two connections whose handshake is done.
 func newSession(res *Resource, peer hello, data, ack net.Conn) *session {
 	s := &session{resource: res, volume: res.volume, peer: peer.From, hello: peer, dataConn: data, ackConn: ack,
 		began: time.Now(), closing: make(chan struct{}), ended: make(chan struct{})}
-	s.resync.reading = map[uint64]*request{}
+	s.resync.reading, s.verify.asked = map[uint64]*request{}, map[uint64]verifyAsk{}
 	s.dataWriter = newFrameWriter(data, res.cfg.Timing.AckTimeout, s.fail)
 	s.ackWriter = newFrameWriter(ack, res.cfg.Timing.PeerTimeout, s.fail)
 	return s
@@ -85,6 +86,7 @@ func (s *session) run() {
 	loops.Wait()
 	s.drain()
 	s.releaseResyncReads()
+	s.releaseVerifyAsks()
 	close(s.ended)
 	s.resource.post(func() { s.resource.sessionEnded(s) })
 }
@@ -211,6 +213,8 @@ func (s *session) handleAck(h *Header, text []byte, b *burst) error {
 		v.mu.Unlock()
 		b.Defer(s.ackWriter)
 	case FramePong:
+	case FrameVerifyMarked:
+		s.resource.post(func() { s.resource.verifyMarked(s) })
 	case FrameReject:
 		var reject rejectMessage
 		if err := decodeMessage(h.Type, text, &reject); err != nil {

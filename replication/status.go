@@ -21,6 +21,7 @@ type Status struct {
 	UpperPending            int64
 	Peers                   []PeerStatus
 	Resync                  *ResyncStatus // nil: none runs
+	Verify                  *VerifyStatus // nil: none was begun here
 }
 
 // PeerStatus is the state towards one peer.
@@ -28,7 +29,7 @@ type PeerStatus struct {
 	Node                     string
 	Slot                     int
 	ConnectionState          string // StandAlone, Connecting, Connected
-	ReplicationState         string // Off, Established, SyncSource, SyncTarget
+	ReplicationState         string // Off, Established, SyncSource, SyncTarget, VerifyS, VerifyT
 	Role                     string // Primary, Secondary, Unknown
 	DiskState                string
 	OutOfSyncBytes           uint64
@@ -66,6 +67,10 @@ func (r *Resource) status() Status {
 	}
 	if r.detached && st.Reason == "" {
 		st.Reason = r.failure
+	}
+	if r.verify != nil {
+		verify := r.verifyStatus()
+		st.Verify = &verify
 	}
 	v.mu.Lock()
 	st.Suspended = v.gate == gateSuspended
@@ -117,6 +122,9 @@ func (r *Resource) resyncOf(l *link, s *session, ps *PeerStatus, st *Status) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	ps.Pending = s.pending.count
+	if verifying := r.verifyingLocked(s); verifying != "" {
+		ps.ReplicationState = verifying
+	}
 	if s.resync.role == resyncNone || !s.resync.running {
 		return
 	}

@@ -82,6 +82,7 @@ type Volume struct {
 	flushes   []*request
 	wanted    bool // another barrier is to follow the one in progress
 	stable    uint64
+	marked    bool      // a Secondary's: its bits say where it differs, and stay until it is in sync
 	spilled   uint64    // a Secondary's: through this epoch unstable ranges were made bits, to make room in the activity log
 	touched   bool      // the transfer log has grown since the last look
 	sealedAt  time.Time // when the last barrier began
@@ -232,6 +233,9 @@ func (v *Volume) enter(r *request, b Batch) {
 	case opResyncRead:
 		v.resumeOnWorker(r, phaseLocal)
 		return
+	case opVerify:
+		v.startVerify(r)
+		return
 	}
 	v.mu.Lock()
 	local := v.local
@@ -342,8 +346,12 @@ func (v *Volume) legDone(r *request, b Batch) {
 
 // finish ends a started request: its epoch, its range, its extents, then the reply.
 func (v *Volume) finish(r *request, b Batch) {
-	if r.resynced {
+	switch {
+	case r.resynced:
 		v.resyncWritten(r, b)
+		return
+	case r.op == opVerify:
+		v.finishVerify(r, b)
 		return
 	}
 	v.mu.Lock()
@@ -404,6 +412,13 @@ func (v *Volume) count(r *request) {
 		v.stats.writes.Add(1)
 		v.stats.writtenBytes.Add(r.lengthBytes)
 	}
+}
+
+// unmark: the replica is in sync, and its bits are clear.
+func (v *Volume) unmark() {
+	v.mu.Lock()
+	v.marked = false
+	v.mu.Unlock()
 }
 
 // close waits for the workers; no request may be submitted any more.
