@@ -329,9 +329,9 @@ func (r *Resource) startVerify(options VerifyOptions) error {
 func (r *Resource) verifiable() ([]*verifyPeer, error) {
 	switch _, waits := r.wantedGate(); {
 	case !r.serving && r.adopted.Primary != "":
-		return nil, fmt.Errorf("%w: a verify is begun on the Primary, which is %s", ErrNotPrimary, r.adopted.Primary)
+		return nil, fmt.Errorf("%w: a verify is begun on the Primary, which is %s", ErrRefused, r.adopted.Primary)
 	case !r.serving:
-		return nil, fmt.Errorf("%w: a verify is begun on the Primary, and there is none", ErrNotPrimary)
+		return nil, fmt.Errorf("%w: a verify is begun on the Primary, and there is none", ErrRefused)
 	case r.detached || r.local == nil || !r.adopted.inSync(r.cfg.Node):
 		return nil, fmt.Errorf("%w: %s has no in-sync disk to compare with", ErrRefused, r.cfg.Node)
 	case waits != "":

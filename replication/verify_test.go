@@ -553,12 +553,12 @@ func TestVerifyRefusals(t *testing.T) {
 		_, err := c.nodes[name].resource.Verify(t.Context(), options)
 		return err
 	}
-	if err := verify("a", VerifyOptions{}); !errors.Is(err, ErrNotPrimary) || !strings.Contains(err.Error(), "there is none") {
+	if err := verify("a", VerifyOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "there is none") {
 		t.Errorf("without a Primary: %v", err)
 	}
 	c.promote("a")
 	c.wait("b knows", func() bool { return c.nodes["b"].resource.Status().Peers[0].Role == "Primary" })
-	if err := verify("b", VerifyOptions{}); !errors.Is(err, ErrNotPrimary) || !strings.Contains(err.Error(), "which is a") {
+	if err := verify("b", VerifyOptions{}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "which is a") {
 		t.Errorf("on the Secondary: %v", err)
 	}
 	if err := verify("a", VerifyOptions{BytesPerSecond: MinVerifyRate - 1}); !errors.Is(err, ErrRefused) {

@@ -21,6 +21,10 @@ type fakeNode struct {
 	peer    string
 	joined  *control.JoinRequest
 	hang    bool
+
+	verified  []control.VerifyStatus // what VerifyStatus answers, one after the other; the last for ever
+	verifying *control.VerifyRequest
+	cancelled *control.VerifyCancelRequest
 }
 
 func (f *fakeNode) Status(ctx context.Context) (*control.Status, error) {
@@ -75,6 +79,26 @@ func (f *fakeNode) Disconnect(_ context.Context, _ string, r *control.PeerReques
 // ResyncStatus says that a resync is over once it has been asked for twice, so that watching one ends.
 func (f *fakeNode) ResyncStatus(context.Context, string) (*control.ResyncStatus, error) {
 	return &control.ResyncStatus{Resource: "r0", State: control.ResyncNone}, f.failure
+}
+
+func (f *fakeNode) Verify(_ context.Context, _ string, r *control.VerifyRequest) (*control.VerifyStatus, error) {
+	f.verifying = r
+	return &control.VerifyStatus{Resource: "r0", Run: 3, State: control.VerifyRunning, TotalKiB: 1024}, f.failure
+}
+
+func (f *fakeNode) VerifyStatus(context.Context, string) (*control.VerifyStatus, error) {
+	status := f.verified[0]
+	if f.cancelled != nil {
+		status.State, status.Reason = control.VerifyCancelled, "cancelled by the operator"
+	} else if len(f.verified) > 1 {
+		f.verified = f.verified[1:]
+	}
+	return &status, f.failure
+}
+
+func (f *fakeNode) VerifyCancel(_ context.Context, _ string, r *control.VerifyCancelRequest) error {
+	f.cancelled = r
+	return f.failure
 }
 
 func (f *fakeNode) Events(_ context.Context, _ control.EventsRequest, emit func(control.Event) error) error {

@@ -25,6 +25,10 @@ func TestUsageErrors(t *testing.T) {
 		{"connect", "RESOURCE is missing"},
 		{"disconnect", "RESOURCE is missing"},
 		{"resync status", "RESOURCE is missing"},
+		{"verify", "RESOURCE is missing"},
+		{"verify r0 --rate fast", "fast"},
+		{"verify r0 --rate 1KiB", "too slow"},
+		{"verify r0 --cancel --repair", "--cancel begins nothing"},
 		{"resource show", "NAME is missing"},
 		{"resource delete", "NAME is missing"},
 		{"resource list x", "too many"},
@@ -75,7 +79,7 @@ func TestNoDaemon(t *testing.T) {
 	for _, line := range []string{
 		"status", "status r0 --json", "primary r0", "secondary r0", "connect r0", "disconnect r0 n2", "token", "node list",
 		"resource list", "resource show r0", "resource delete r0", "resource create r0 --size 1GiB --on a=/x",
-		"resync status r0", "events", "events --follow", "quorum status", "version --daemon",
+		"resync status r0", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "version --daemon",
 	} {
 		got := duet(t.Context(), "/nonexistent", strings.Fields(line)...)
 		want := "duet: the daemon is not running in /nonexistent\nduet: start it with `duet --dir /nonexistent run`\n"
@@ -112,7 +116,7 @@ func TestTimeout(t *testing.T) {
 }
 
 func healthy() *fakeNode {
-	return &fakeNode{status: statusWith(primary(func(*control.ResourceStatus) {}))}
+	return &fakeNode{verified: []control.VerifyStatus{verifyOf(control.VerifyDone)}, status: statusWith(primary(func(*control.ResourceStatus) {}))}
 }
 
 // Every command prints something for people, and the same as JSON.
@@ -128,6 +132,9 @@ func TestOutput(t *testing.T) {
 		{"secondary r0", "r0: Secondary since generation 5\n", `"role": "Secondary"`},
 		{"resync status r0", "none\n", `"state": "none"`},
 		{"resync status r0 --watch", "none\n", `"eta-s": null`},
+		{"verify r0", "n2: identical, 1.0 MiB compared\n", `"state": "done"`},
+		{"verify r0 --no-wait", "0 B of 1.0 MiB", `"state": "running"`},
+		{"verify r0 --cancel", "r0: the verify ends\n", "{}"},
 		{"events", "start  up", `"kind":"start"`},
 		{"token", "duet1-abc\n", `"token": "duet1-abc"`},
 		{"node list", "here", `"self": true`},
@@ -241,7 +248,7 @@ func TestCreateRequest(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	golden(t, "help", duet(t.Context(), "/nonexistent", "help").stdout)
-	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "events", "md check", "demo"} {
+	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "verify", "events", "md check", "demo"} {
 		got := duet(t.Context(), "/nonexistent", append(strings.Fields(command), "--help")...)
 		if got.code != 0 || got.stderr != "" {
 			t.Errorf("duet %s --help: exit code %d, %q", command, got.code, got.stderr)

@@ -77,6 +77,9 @@ func renderResource(node string, r *control.ResourceStatus) string {
 	for _, resync := range resyncsOf(r) {
 		fmt.Fprintf(&b, "  resync %s\n", renderResync(resync))
 	}
+	if r.Verify != nil && (r.Verify.State == control.VerifyRunning || r.Verify.State == control.VerifyRepairing) {
+		b.WriteString("  " + renderVerify(r.Verify))
+	}
 	fmt.Fprintf(&b, "  %s\n", r.Verdict)
 	if r.NextStep != "" {
 		fmt.Fprintf(&b, "  next: %s\n", r.NextStep)

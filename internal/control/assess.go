@@ -33,7 +33,7 @@ func orEmpty[T any](list []T) []T {
 // second is empty when there is nothing to do but wait or be glad. The worst finding wins.
 func Assess(node string, r *ResourceStatus) (verdict, nextStep string) {
 	for _, find := range []func(string, *ResourceStatus) (string, string){
-		assessSuspended, assessQuorum, assessDisk, assessNoPrimary, assessResync, assessOutOfDate, assessPeers,
+		assessSuspended, assessQuorum, assessDisk, assessNoPrimary, assessResync, assessOutOfDate, assessPeers, assessVerify,
 	} {
 		if verdict, nextStep = find(node, r); verdict != "" {
 			return verdict, nextStep
@@ -128,6 +128,21 @@ func assessPeers(node string, r *ResourceStatus) (string, string) {
 		}
 	}
 	return "", ""
+}
+
+// assessVerify is about what the newest verify found: a difference that nobody repaired.
+func assessVerify(node string, r *ResourceStatus) (string, string) {
+	if r.Verify == nil || !r.Verify.Different() || r.Verify.State == VerifyRepairing {
+		return "", ""
+	}
+	var names []string
+	for _, p := range r.Verify.Peers {
+		if p.DifferentKiB > 0 && !p.Repaired {
+			names = append(names, p.Name)
+		}
+	}
+	return fmt.Sprintf("a verify found that %s and %s hold different data", join(names), node),
+		fmt.Sprintf("if %s holds the right data: `duet verify %s --repair`", node, r.Name)
 }
 
 func firstDisconnected(r *ResourceStatus, matters func(*ConnectionStatus) bool) *ConnectionStatus {

@@ -23,6 +23,9 @@ func TestAssess(t *testing.T) {
 			r.Resync = &ResyncStatus{State: state, Source: "a", Target: "b", PausedBy: []string{"a"}}
 		}
 	}
+	verified := func(peers ...VerifyPeer) func(*ResourceStatus) {
+		return func(r *ResourceStatus) { r.Verify = &VerifyStatus{State: VerifyDone, Peers: peers} }
+	}
 	disk := func(state DiskState) func(*ResourceStatus) {
 		return func(r *ResourceStatus) { r.Devices[0].DiskState, r.Reason = state, "EIO" }
 	}
@@ -55,6 +58,10 @@ func TestAssess(t *testing.T) {
 			"check that `duet run` runs on b and that the network reaches it"},
 		{"the operator disconnected", "a", base(inSync("a"), link(ConnectionStandAlone, "")),
 			"b is not connected: only a has every acknowledged write", "`duet connect r0 b`"},
+		{"verified", "a", base(verified(VerifyPeer{Name: "b"}, VerifyPeer{Name: "c", DifferentKiB: 4, Repaired: true})),
+			"protected: a and b hold every acknowledged write", ""},
+		{"different", "a", base(verified(VerifyPeer{Name: "b", DifferentKiB: 4}, VerifyPeer{Name: "c"})),
+			"a verify found that b and a hold different data", "if a holds the right data: `duet verify r0 --repair`"},
 		{"out of date and alone", "b", base(inSync("a"), func(r *ResourceStatus) {
 			r.Connections = []ConnectionStatus{{Name: "a", ConnectionState: ConnectionConnecting, Reason: "timeout"}}
 		}), "the data of b are out of date; a has every acknowledged write (timeout)",

@@ -97,6 +97,27 @@ func (c *Client) ResyncStatus(ctx context.Context, resource string) (*ResyncStat
 	return aboutResource[ResyncStatus](ctx, c, http.MethodGet, resource, "resync", nil)
 }
 
+// Verify begins to compare the replicas of a resource.
+func (c *Client) Verify(ctx context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return aboutResource[VerifyStatus](ctx, c, http.MethodPost, resource, "verify", r)
+}
+
+// VerifyStatus asks for the progress or the result of the newest verify.
+func (c *Client) VerifyStatus(ctx context.Context, resource string) (*VerifyStatus, error) {
+	return aboutResource[VerifyStatus](ctx, c, http.MethodGet, resource, "verify", nil)
+}
+
+// VerifyCancel ends a verify.
+func (c *Client) VerifyCancel(ctx context.Context, resource string, r *VerifyCancelRequest) error {
+	if err := checkResource(resource); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, resourcePath(resource, "verify/cancel"), r, nil)
+}
+
 // PrepareReplica asks another node to make or check the disk of a replica.
 func (c *Client) PrepareReplica(ctx context.Context, r *PrepareReplicaRequest) (*PreparedReplica, error) {
 	if err := r.Validate(); err != nil {

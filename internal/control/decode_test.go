@@ -39,6 +39,7 @@ func TestBadRequests(t *testing.T) {
 		{"a ttl that is a number", "/v1/tokens", `{"ttl":3}`, "1h30m"},
 		{"a ttl without a unit", "/v1/tokens", `{"ttl":"3"}`, "unit"},
 		{"a long peer", "/v1/resources/r/connect", `{"peer":"` + long + `"}`, "longer than"},
+		{"a slow verify", "/v1/resources/r/verify", `{"bytes-per-second":1}`, "too slow"},
 		{"no route", "/v1/nothing", ``, "there is no POST /v1/nothing"},
 		{"no such method", "/v1/status", ``, "there is no POST"},
 	}

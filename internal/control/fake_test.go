@@ -97,6 +97,22 @@ func fakeResync() *ResyncStatus {
 	return &ResyncStatus{Resource: "r0", State: ResyncRunning, DoneKiB: 5, TotalKiB: 10, ETA: &seconds}
 }
 
+func (f *fakeNode) Verify(_ context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error) {
+	return fakeVerify(), f.ask("Verify", resource, *r)
+}
+
+func (f *fakeNode) VerifyStatus(_ context.Context, resource string) (*VerifyStatus, error) {
+	return fakeVerify(), f.ask("VerifyStatus", resource)
+}
+
+func (f *fakeNode) VerifyCancel(_ context.Context, resource string, r *VerifyCancelRequest) error {
+	return f.ask("VerifyCancel", resource, *r)
+}
+
+func fakeVerify() *VerifyStatus {
+	return &VerifyStatus{Resource: "r0", Run: 3, State: VerifyDone, Peers: []VerifyPeer{{Name: "b", Ranges: []ByteRange{{4096, 8192}}}}}
+}
+
 func (f *fakeNode) Events(ctx context.Context, r EventsRequest, emit func(Event) error) error {
 	if err := f.ask("Events", r); err != nil {
 		return err

@@ -21,6 +21,11 @@ type Node interface {
 	Disconnect(ctx context.Context, resource string, r *PeerRequest) error
 	ResyncStatus(ctx context.Context, resource string) (*ResyncStatus, error)
 
+	// Verify begins a comparison and returns at once; VerifyStatus says how far it is and, later, how it ended.
+	Verify(ctx context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error)
+	VerifyStatus(ctx context.Context, resource string) (*VerifyStatus, error)
+	VerifyCancel(ctx context.Context, resource string, r *VerifyCancelRequest) error
+
 	// Events calls emit for the events the node still has, oldest first, and with Follow for those that happen until
 	// ctx ends. It returns the error of emit, and nil when there is nothing more to come.
 	Events(ctx context.Context, r EventsRequest, emit func(Event) error) error

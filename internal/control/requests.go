@@ -99,6 +99,18 @@ type RoleChange struct {
 	Message    string `json:"message,omitempty"` // what else the operator should know
 }
 
+// VerifyRequest asks a Primary to compare its disk with those of the other in-sync replicas.
+type VerifyRequest struct {
+	Repair bool `json:"repair,omitempty"` // copy what differs from the Primary
+	// BytesPerSecond is how much of each disk is read at most; 0: no limit.
+	BytesPerSecond uint64 `json:"bytes-per-second,omitempty"`
+}
+
+// VerifyCancelRequest says which verify is to end.
+type VerifyCancelRequest struct {
+	Run uint64 `json:"run,omitempty"` // 0: whichever is under way
+}
+
 // PeerRequest names the peer a connect or disconnect is about; empty means all peers.
 type PeerRequest struct {
 	Peer string `json:"peer,omitempty"`

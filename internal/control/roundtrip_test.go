@@ -93,6 +93,14 @@ var calls = []struct {
 	}, []any{"Disconnect", "r0", PeerRequest{}}, nil},
 	{"resync status", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ResyncStatus(ctx, "r0") },
 		[]any{"ResyncStatus", "r0"}, fakeResync()},
+	{"verify", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.Verify(ctx, "r0", &VerifyRequest{Repair: true, BytesPerSecond: MinVerifyRate})
+	}, []any{"Verify", "r0", VerifyRequest{Repair: true, BytesPerSecond: MinVerifyRate}}, fakeVerify()},
+	{"verify status", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.VerifyStatus(ctx, "r0") },
+		[]any{"VerifyStatus", "r0"}, fakeVerify()},
+	{"verify cancel", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return nil, c.VerifyCancel(ctx, "r0", &VerifyCancelRequest{Run: 3})
+	}, []any{"VerifyCancel", "r0", VerifyCancelRequest{Run: 3}}, nil},
 	{"events", fromLocal, func(ctx context.Context, c *Client) (any, error) {
 		var got []Event
 		err := c.Events(ctx, EventsRequest{Resource: "r0"}, func(e Event) error { got = append(got, e); return nil })

@@ -73,6 +73,15 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	route(fromLocal, "POST /v1/resources/{name}/secondary", post(func(r *http.Request, _ *none) (*RoleChange, error) {
 		return n.Secondary(r.Context(), r.PathValue("name"))
 	}))
+	route(fromLocal, "POST /v1/resources/{name}/verify", post(func(r *http.Request, in *VerifyRequest) (*VerifyStatus, error) {
+		return n.Verify(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "GET /v1/resources/{name}/verify", get(func(r *http.Request) (*VerifyStatus, error) {
+		return n.VerifyStatus(r.Context(), r.PathValue("name"))
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/verify/cancel", post(func(r *http.Request, in *VerifyCancelRequest) (none, error) {
+		return none{}, n.VerifyCancel(r.Context(), r.PathValue("name"), in)
+	}))
 	route(fromLocal, "POST /v1/resources/{name}/connect", post(func(r *http.Request, in *PeerRequest) (none, error) {
 		return none{}, n.Connect(r.Context(), r.PathValue("name"), in)
 	}))

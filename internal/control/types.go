@@ -99,6 +99,8 @@ type ResourceStatus struct {
 	Primary    string        `json:"primary"` // the Primary of the generation; empty when there is none
 	Lease      *LeaseStatus  `json:"lease"`   // nil where reads need no lease
 	Resync     *ResyncStatus `json:"resync"`  // the resync that ends last of those this node takes part in; nil without any
+	// Verify is the newest verify that was begun on this node, without the ranges; nil without any.
+	Verify *VerifyStatus `json:"verify"`
 	// Reason says why the resource is not what it should be (why it is suspended, not connected, not UpToDate);
 	// empty when all is well.
 	Reason string `json:"reason"`
@@ -186,6 +188,61 @@ type ResyncStatus struct {
 	RateKiBs uint64      `json:"rate"`  // KiB per second, of late
 	ETA      *int64      `json:"eta-s"` // nil while it can't be told
 	PausedBy []string    `json:"paused-by"`
+}
+
+// VerifyState says how far a verify is.
+type VerifyState string
+
+// The states of a verify.
+const (
+	VerifyNone      VerifyState = "none"
+	VerifyRunning   VerifyState = "running"
+	VerifyRepairing VerifyState = "repairing" // compared; what differs is copied again
+	VerifyDone      VerifyState = "done"
+	VerifyCancelled VerifyState = "cancelled"
+	VerifyFailed    VerifyState = "failed" // it ended early, for the reason given
+)
+
+// VerifyStatus is the progress or the result of a verify. Without one State is VerifyNone and the rest is zero.
+type VerifyStatus struct {
+	Resource string       `json:"resource"`
+	Run      uint64       `json:"run"` // its number since the start of the daemon
+	State    VerifyState  `json:"state"`
+	Reason   string       `json:"reason"`
+	Repair   bool         `json:"repair"`
+	DoneKiB  uint64       `json:"done-KiB"`
+	TotalKiB uint64       `json:"total-KiB"`
+	RateKiBs uint64       `json:"rate"`  // KiB per second
+	ETA      *int64       `json:"eta-s"` // nil while it can't be told
+	Began    time.Time    `json:"began"`
+	Ended    *time.Time   `json:"ended"` // nil while it goes on
+	Peers    []VerifyPeer `json:"peers"`
+}
+
+// VerifyPeer is what the comparison with one peer has shown.
+type VerifyPeer struct {
+	Name         string      `json:"name"`
+	DifferentKiB uint64      `json:"different-KiB"`
+	Ranges       []ByteRange `json:"ranges"`      // what differs, in order; only the first of very many
+	MoreRanges   int         `json:"more-ranges"` // those that are left out
+	Exact        bool        `json:"exact"`       // false: so many that neighbouring ranges were joined
+	Repaired     bool        `json:"repaired"`
+}
+
+// Different is whether a peer differs, as far as is known, and was not repaired.
+func (v *VerifyStatus) Different() bool {
+	for i := range v.Peers {
+		if p := &v.Peers[i]; p.DifferentKiB > 0 && !p.Repaired {
+			return true
+		}
+	}
+	return false
+}
+
+// ByteRange is a part of a device.
+type ByteRange struct {
+	Offset uint64 `json:"offset"`
+	Length uint64 `json:"length"`
 }
 
 // NodeKind says whether a node may hold data.

@@ -19,6 +19,8 @@ const (
 	// MinTokenTTL and MaxTokenTTL bound the life of a join token: one that outlives its purpose is a key under the mat.
 	MinTokenTTL = time.Second
 	MaxTokenTTL = 7 * 24 * time.Hour
+	// MinVerifyRate is the slowest verify, in bytes per second: one that never ends protects nobody.
+	MinVerifyRate = 64 << 10
 )
 
 // validator is a request that can be checked without knowing any state.
@@ -80,6 +82,14 @@ func (r *PeerRequest) Validate() error {
 		return nil
 	}
 	return checkName("peer", r.Peer)
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *VerifyRequest) Validate() error {
+	if r.BytesPerSecond != 0 && r.BytesPerSecond < MinVerifyRate {
+		return Errorf(CodeUsage, "a rate of %d bytes per second is too slow: 64KiB or more are possible", r.BytesPerSecond)
+	}
+	return nil
 }
 
 // Validate checks the request. Its errors have CodeUsage.

@@ -139,6 +139,12 @@ func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) contr
 	disk.ALWrites, disk.BitmapWrites, disk.UpperPending = st.ALWrites, st.BitmapWrites, uint64(max(st.UpperPending, 0))
 	out.Devices = []control.DeviceStatus{disk}
 	out.Resync = resyncStatus(r.Name, st.Resync)
+	if st.Verify != nil {
+		out.Verify = verifyStatus(r.Name, st.Verify)
+		for i := range out.Verify.Peers {
+			out.Verify.Peers[i].Ranges = []control.ByteRange{} // `duet verify` names them; here they would be too many
+		}
+	}
 	for i := range st.Peers {
 		out.Connections = append(out.Connections, n.connectionStatus(r.Name, &st.Peers[i], st.Resync))
 	}

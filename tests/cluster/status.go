@@ -31,6 +31,7 @@ type Resource struct {
 	InSync      []string     `json:"in-sync"`
 	Primary     string       `json:"primary"`
 	Resync      *Resync      `json:"resync"`
+	Verify      *Verify      `json:"verify"`
 	Reason      string       `json:"reason"`
 	Verdict     string       `json:"verdict"`
 }
@@ -65,6 +66,12 @@ type Resync struct {
 	Target   string `json:"target"`
 	DoneKiB  uint64 `json:"done-KiB"`
 	TotalKiB uint64 `json:"total-KiB"`
+}
+
+// Verify is the newest verify.
+type Verify struct {
+	State  string `json:"state"`
+	Reason string `json:"reason"`
 }
 
 // parseStatus reads the output of `duet status --json`: the whole status, or like drbdsetup a list of resources.
