@@ -239,31 +239,20 @@ func (c *testCluster) tap(see func(h Header) (cut bool)) {
 	c.mu.Lock()
 	c.wrap = func(conn net.Conn) net.Conn { return &frameTap{Conn: conn, see: see} }
 	c.mu.Unlock()
-	for name, n := range c.nodes { // those that there are have no tap
-		err := n.resource.call(c.t.Context(), func() {
-			for _, l := range n.resource.links {
-				if l.session != nil {
-					l.session.fail(errors.New("another one with a tap"))
-				}
-			}
-		})
-		if err != nil {
-			c.t.Fatalf("%s: %v", name, err)
-		}
-	}
 	c.wait("sessions with taps", func() bool {
+		tapped := true
 		for _, n := range c.nodes {
 			for _, p := range n.resource.Status().Peers {
 				s := c.session(n.name, p.Node)
 				if s == nil {
-					return false
-				}
-				if _, tapped := s.dataConn.(*frameTap); !tapped {
-					return false
+					tapped = false
+				} else if _, ok := s.dataConn.(*frameTap); !ok { // it was dialled before
+					s.fail(errors.New("another one with a tap"))
+					tapped = false
 				}
 			}
 		}
-		return true
+		return tapped
 	})
 }
 
