@@ -21,14 +21,14 @@ func (v *Volume) writeLocal(r *request, b Batch) {
 func (v *Volume) executeLocal(r *request, b Batch) {
 	v.mu.Lock()
 	local, dead := v.local, v.localDead
-	v.mu.Unlock()
 	if dead && (r.op == opResyncRead || r.op == opVerifyServe) {
 		local, dead = nil, false // an application need not wait for what becomes of these
 	}
 	if dead {
-		v.keepStuck(r, phaseLocal)
+		v.keepStuckLocked(r, phaseLocal)
 		return
 	}
+	v.mu.Unlock()
 	switch r.op {
 	case opRead, opResyncRead:
 		v.executeRead(r, local, b)
@@ -63,10 +63,16 @@ func (v *Volume) localError(r *request, err error) {
 	v.failed(err)
 }
 
-// keepStuck keeps a request whose local leg failed, before the phase it goes on with, until it is known how. From the
-// end of the volume on that is known: not at all.
+// keepStuck keeps a request whose local leg failed, before the phase it goes on with, until it is known how. The caller tells
+// the control loop afterwards.
 func (v *Volume) keepStuck(r *request, next phase) {
 	v.mu.Lock()
+	v.keepStuckLocked(r, next)
+}
+
+// keepStuckLocked does so, without a word to the control loop, for a caller that saw under the same lock that it has been
+// told and has not settled yet; it unlocks v.mu. From the end of the volume on it is known how requests go on: not at all.
+func (v *Volume) keepStuckLocked(r *request, next phase) {
 	r.phase = next
 	if !v.ended {
 		v.localDead = true
