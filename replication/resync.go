@@ -235,7 +235,7 @@ func (s *session) answerResync(r *request, h Header, payload []byte) {
 	s.header = h
 	s.dataWriter.append(&s.header, payload)
 	v.mu.Unlock()
-	s.sentBytes.Add(r.lengthBytes)
+	s.sentBytes.Add(h.Length) // r may be released by now
 	s.dataWriter.Flush()
 }
 
