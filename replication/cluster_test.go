@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -446,4 +447,44 @@ func TestOrderlyHandOverCopiesNothing(t *testing.T) {
 		t.Fatal("the in-sync set was not kept")
 	}
 	c.equal()
+}
+
+// A peer that is added while writes go on stays: none of them comes to it before the generation that it is tagged with.
+func TestAdditionUnderLoadNeedsOneAttempt(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	var refused atomic.Int64
+	c.emit = func(e Event) {
+		if strings.Contains(e.Reason, "sent a write of generation") {
+			refused.Add(1)
+		}
+	}
+	c.promote("a")
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for i := range uint64(4) {
+		writers.Go(func() {
+			for p := randomBytes(4096); ; {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := c.tryWrite("a", i*4096, p); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 40 {
+		c.crash("b")
+		c.start("b") // with the listener of events
+		c.wait("b in sync again", c.allInSync)
+	}
+	close(stop)
+	writers.Wait()
+	c.equal()
+	if n := refused.Load(); n > 0 {
+		t.Errorf("%d writes came before their generation", n)
+	}
 }

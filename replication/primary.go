@@ -35,11 +35,20 @@ func (r *Resource) announce() {
 }
 
 func (r *Resource) sendConfiguration(s *session) error {
-	raw, err := json.Marshal(&r.adopted)
+	payload, err := configurationPayload(&r.adopted)
 	if err != nil {
 		return err
 	}
-	return s.sendMessage(Header{Type: FrameConfiguration, Generation: r.adopted.Generation}, &configurationMessage{Configuration: raw})
+	s.sendFrame(Header{Type: FrameConfiguration, Generation: r.adopted.Generation}, payload)
+	return nil
+}
+
+func configurationPayload(conf *Configuration) ([]byte, error) {
+	raw, err := json.Marshal(conf)
+	if err != nil {
+		return nil, err
+	}
+	return encodeMessage(FrameConfiguration, &configurationMessage{Configuration: raw})
 }
 
 // begin decides what a session that this Primary has just taken up is for.

@@ -238,13 +238,7 @@ func (r *Resource) adopt(conf Configuration) {
 			l.session.fail(errRemoved) // it came while its removal was under way: it has to begin as what it is now
 		}
 	}
-	v.mu.Lock()
-	v.generation, v.ackDurable = conf.Generation, conf.AckDurable
-	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
-	for _, s := range v.legs {
-		v.outside &^= bitmap.SlotBit(s.slot)
-	}
-	v.mu.Unlock()
+	r.actIn(&conf)
 	if mine && !r.serving {
 		r.serving = true
 		r.graceEnd = time.Now().Add(r.cfg.Timing.ConnectGrace)
@@ -261,6 +255,29 @@ func (r *Resource) adopt(conf Configuration) {
 	if r.detached {
 		r.settleStuck()
 	}
+}
+
+// actIn makes the volume act in conf. Who gets writes is told in the same step: the next write is tagged with the new
+// generation, and must find it known at the other end.
+func (r *Resource) actIn(conf *Configuration) {
+	v := r.volume
+	payload, err := configurationPayload(conf)
+	v.mu.Lock()
+	v.generation, v.ackDurable = conf.Generation, conf.AckDurable
+	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
+	var told []*frameWriter
+	for _, s := range v.legs {
+		v.outside &^= bitmap.SlotBit(s.slot)
+		if l := r.links[s.peer]; l != nil && l.session == s && err == nil {
+			s.header = Header{Type: FrameConfiguration, Generation: conf.Generation}
+			s.header.setPayload(payload)
+			s.dataWriter.append(&s.header, payload)
+			l.engaged = conf.Generation
+			told = append(told, s.dataWriter)
+		}
+	}
+	v.mu.Unlock()
+	flushWriters(told)
 }
 
 // turnLogIntoBitsLocked sets bits for what is not stable: towards every other replica when the Primary changes, else
