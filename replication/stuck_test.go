@@ -34,7 +34,10 @@ func TestRequestIsNotKeptBehindTheSettling(t *testing.T) {
 		}
 		both.Wait()
 		select {
-		case <-done:
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
 		default:
 			t.Fatalf("round %d: kept, with nobody left to settle it", round)
 		}
