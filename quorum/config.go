@@ -38,6 +38,9 @@ type Config struct {
 	BootID string
 	// Dir holds the Raft log and snapshots. It is made if it is missing.
 	Dir string
+	// Member: this node was part of a cluster before. Start then refuses a store that is gone or empty: its votes went
+	// with it, and a node without them could give a second one in a term.
+	Member bool
 	// Advertise is the address at which the other nodes reach this one.
 	Advertise string
 	// Seeds are asked while the Raft configuration is unknown or nobody in it answers.

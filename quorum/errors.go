@@ -23,6 +23,9 @@ var (
 	// it is restarted; it can still forward commands to the others.
 	ErrStore = errors.New("quorum: the log store has failed")
 
+	// ErrStoreLost: Config.Member says that this node was part of a cluster, and its store knows of nothing.
+	ErrStoreLost = errors.New("quorum: the log store is gone or empty")
+
 	// ErrClosed: the node is closed, or is closing.
 	ErrClosed = errors.New("quorum: closed")
 

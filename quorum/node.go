@@ -6,8 +6,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -98,6 +101,9 @@ func (n *Node) open() error {
 	if err := n.openStorage(); err != nil {
 		return err
 	}
+	if err := n.checkMember(); err != nil {
+		return errors.Join(err, n.storage.close())
+	}
 	n.store = newDeadlineStore(n.storage.Log, n.storage.Stable, n.cfg.Timing.Store)
 	n.trans = n.openTransport()
 	observations := make(chan raft.Observation, observationsKept)
@@ -134,8 +140,28 @@ func (n *Node) openStorage() (err error) {
 		n.storage, err = n.cfg.Storage.checked()
 		return err
 	}
+	if n.cfg.Member { // an empty store must not be made in the place of one that is elsewhere
+		if _, err := os.Stat(filepath.Join(n.cfg.Dir, logFile)); errors.Is(err, fs.ErrNotExist) {
+			return ErrStoreLost
+		}
+	}
 	n.storage, err = openStorage(osFiles{}, n.cfg.Dir, raftLogger(n.log))
 	return err
+}
+
+// checkMember refuses the empty log of a member. Snapshots don't count: the term and the vote are in the log.
+func (n *Node) checkMember() error {
+	if !n.cfg.Member {
+		return nil
+	}
+	known, err := raft.HasExistingState(n.storage.Log, n.storage.Stable, raft.NewDiscardSnapshotStore())
+	if err != nil {
+		return fmt.Errorf("quorum: look into the Raft log: %w", err)
+	}
+	if !known {
+		return ErrStoreLost
+	}
+	return nil
 }
 
 func (n *Node) openTransport() raft.Transport {

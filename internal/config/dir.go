@@ -26,6 +26,9 @@ func (d Dir) NodeFile() string { return d.path("node.yaml") }
 // IncarnationFile returns the path of the counter of starts.
 func (d Dir) IncarnationFile() string { return d.path("incarnation") }
 
+// MemberFile returns the path of the mark of a member.
+func (d Dir) MemberFile() string { return d.path("member") }
+
 // LockFile returns the path of the file that the running daemon holds.
 func (d Dir) LockFile() string { return d.path("lock") }
 

@@ -3,6 +3,7 @@
 //
 //	DIR/node.yaml     who this node is and where it listens; edited by people
 //	DIR/incarnation   how often the daemon was started here; never goes back
+//	DIR/member        there once the node became a member of its cluster; never goes
 //	DIR/lock          held by the running daemon
 //	DIR/tls/          certificates and keys
 //	DIR/raft/         the Raft log and snapshots

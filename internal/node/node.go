@@ -42,6 +42,7 @@ type Node struct {
 	log         *slog.Logger
 	version     control.VersionInfo
 	incarnation uint64
+	member      bool // it was a member before this start
 	bootID      string
 	credentials *pki.Credentials
 	authority   *pki.CA // nil on a witness

@@ -67,6 +67,12 @@ func describe(t *testing.T, name string, kind config.Kind) (config.Dir, *config.
 // found makes the first node of a cluster and runs it.
 func found(t *testing.T, name string) *running {
 	t.Helper()
+	return run(t, founder(t, name))
+}
+
+// founder makes the directory of the first node of a cluster.
+func founder(t *testing.T, name string) config.Dir {
+	t.Helper()
 	dir, n := describe(t, name, config.KindData)
 	n.Cluster = "0123456789abcdef"
 	ca, err := pki.NewCA(n.Cluster)
@@ -85,7 +91,7 @@ func found(t *testing.T, name string) *running {
 	if err := errors.Join(dir.SaveAuthority(ca), dir.SaveIdentity(identity), dir.SaveNode(n)); err != nil {
 		t.Fatal(err)
 	}
-	return run(t, dir)
+	return dir
 }
 
 // join makes a further node by a token of a member and runs it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 
 	"duet/internal/config"
 	"duet/internal/control"
@@ -40,6 +41,9 @@ func open(o Options) (*Node, error) {
 	}
 	n := &Node{dir: o.Dir, config: cfg, log: o.Logger, version: o.Version, journal: newJournal(cfg.Name),
 		resources: map[string]*held{}, prepared: map[string]*prepared{}}
+	if n.member, err = o.Dir.Member(); err != nil {
+		return nil, err
+	}
 	if n.incarnation, err = o.Dir.BumpIncarnation(); err != nil {
 		return nil, err
 	}
@@ -126,7 +130,7 @@ func (n *Node) startQuorum(ctx context.Context) error {
 	}
 	var err error
 	n.quorum, err = quorum.Start(ctx, quorum.Config{
-		Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID, Dir: n.dir.Raft(), Advertise: n.config.Advertise,
+		Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID, Dir: n.dir.Raft(), Member: n.member, Advertise: n.config.Advertise,
 		Seeds: seeds, Accept: func(c quorum.Channel) net.Listener { return listeners[c] },
 		Dial: func(ctx context.Context, address, node string, c quorum.Channel) (net.Conn, error) {
 			conn, err := n.dialer.Dial(ctx, address, node, mux.Channel(c))
@@ -139,6 +143,11 @@ func (n *Node) startQuorum(ctx context.Context) error {
 		Timing:   quorum.Timing{Heartbeat: n.config.RaftHeartbeat, Election: n.config.RaftElection, Lease: n.config.RaftLease},
 		Logger:   n.log,
 	})
+	if errors.Is(err, quorum.ErrStoreLost) {
+		return fmt.Errorf("%s is gone or empty, but %s was a member of the cluster already, and its votes were in there: put it back "+
+			"if it is elsewhere (not mounted, moved); else move %s away and join again with a token of another node",
+			n.dir.Raft(), n.config.Name, n.dir)
+	}
 	return err
 }
 
@@ -156,12 +165,8 @@ func peerName(conn net.Conn) string {
 func (n *Node) enterCluster(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	if len(n.quorum.Status().Voters) == 0 {
-		enter := n.quorum.Admit
-		if len(n.config.Peers) == 0 {
-			enter = func(ctx context.Context) error { return n.quorum.Bootstrap(ctx, n.config.Cluster) }
-		}
-		if err := enter(ctx); err != nil {
+	if !n.member {
+		if err := n.becomeMember(ctx); err != nil {
 			return fmt.Errorf("enter the cluster: %w", err)
 		}
 	}
@@ -175,6 +180,28 @@ func (n *Node) enterCluster(ctx context.Context) error {
 	n.ready = true
 	n.mu.Unlock()
 	return nil
+}
+
+// becomeMember founds the cluster or has this node admitted, and goes on with what a killed start began: Raft may know of
+// members before the record knows the founder, or before this node has its vote. The mark comes after the store is a
+// member's and before the registration, from which on the cluster counts on what is in it.
+func (n *Node) becomeMember(ctx context.Context) error {
+	var err error
+	switch {
+	case len(n.config.Peers) == 0:
+		err = n.quorum.Bootstrap(ctx, n.config.Cluster)
+	case !n.votes():
+		err = n.quorum.Admit(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return n.dir.MarkMember(n.config.Cluster)
+}
+
+// votes tells whether this node has a vote, as far as it knows.
+func (n *Node) votes() bool {
+	return slices.ContainsFunc(n.quorum.Status().Voters, func(v quorum.Voter) bool { return v.Node == n.config.Name && v.Votes })
 }
 
 // startControl serves the control API on the unix socket and to other nodes.
