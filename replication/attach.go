@@ -69,6 +69,11 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 	if err != nil {
 		return fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
 	}
+	if suspect {
+		if err := distrust(store, r.learned.othersMask(r.cfg.Node)); err != nil {
+			return errors.Join(err, store.Close(false))
+		}
+	}
 	beginCount(&sb)
 	sb.Incarnation, sb.BootID = r.cfg.Incarnation, r.cfg.BootID
 	if suspect {
@@ -89,6 +94,17 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 	r.local = &localDisk{disk: disk, store: store}
 	r.volume.local = r.local
 	return nil
+}
+
+// distrust notes, before the count that gives the disk away is made to fit, that any block may differ from the others': a
+// Primary that was copying to this replica must not go on as if it still had what it got.
+func distrust(store *bitmap.Store, others bitmap.SlotMask) error {
+	for slot := range bitmap.Slots {
+		if others&bitmap.SlotBit(slot) != 0 {
+			store.SetAll(slot)
+		}
+	}
+	return store.Persist(others)
 }
 
 // soleCopy reports whether nobody else is in sync: then even a disk that has failed before is the best that there is.

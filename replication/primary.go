@@ -53,10 +53,8 @@ func configurationPayload(conf *Configuration) ([]byte, error) {
 
 // begin decides what a session that this Primary has just taken up is for.
 func (r *Resource) begin(l *link, s *session) {
-	decision := decideSource(sourceFacts{
-		configuration: &r.adopted, self: r.cfg.Node, peer: s.hello, slot: l.slot,
-		selfInSync: r.adopted.inSync(r.cfg.Node), local: r.superblock(), diskless: r.local == nil, known: l.known,
-	})
+	facts := r.sourceFacts(l, s)
+	decision := decideSource(facts)
 	r.emit("connection", l.node, decision.action.String(), decision.reason)
 	switch decision.action {
 	case actionJoin:
@@ -66,7 +64,7 @@ func (r *Resource) begin(l *link, s *session) {
 		s.volume.mu.Unlock()
 	case actionBitmap, actionFull:
 		l.known = l.known || decision.action == actionFull
-		if err := s.sourceStart(decision.action == actionFull, l.known && decision.action == actionBitmap); err != nil {
+		if err := s.sourceStart(decision.action == actionFull, decision.supersedes); err != nil {
 			s.fail(err)
 		}
 	case actionRefuse:
@@ -75,6 +73,20 @@ func (r *Resource) begin(l *link, s *session) {
 		l.begun = false // another generation may have a part for it
 		l.reason = decision.reason
 	}
+}
+
+// sourceFacts gathers what the decision about a peer looks at. It shares nothing with the resource.
+func (r *Resource) sourceFacts(l *link, s *session) sourceFacts {
+	conf := r.adopted
+	f := sourceFacts{configuration: &conf, peer: s.hello, slot: l.slot, selfInSync: conf.inSync(r.cfg.Node),
+		local: r.superblock(), diskless: r.local == nil, known: l.known}
+	if r.local != nil {
+		f.dirty = r.local.store.DirtyBlocks(l.slot)
+	}
+	if sabotageTrustOldBitmap {
+		f.dirty = ^uint64(0)
+	}
+	return f
 }
 
 // resyncBegan notes progress; the source has every bit from now on.
