@@ -281,7 +281,7 @@ func (v *Volume) waitStable(ctx context.Context, limit time.Duration) {
 
 // Close leaves in good order: a Primary demotes, a Secondary says goodbye; then the disk is detached. ctx bounds it.
 func (r *Resource) Close(ctx context.Context) error {
-	err := r.Demote(ctx)
+	err := r.demote(ctx, false)
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}

@@ -293,32 +293,68 @@ func (r *Resource) releaseRemoved() {
 	}
 }
 
-// Promote makes this node Primary. Only an in-sync replica may be; the commit fences whoever was Primary before.
+// Promote makes this node Primary. Only an in-sync replica may be; the commit fences whoever was Primary before. It makes
+// it Primary once: a role that was granted and given up or taken again is not asked for again, and a demotion that is
+// asked for meanwhile ends the attempt.
 func (r *Resource) Promote(ctx context.Context) error {
+	var demotions uint64
+	if err := r.call(ctx, func() { demotions = r.demotions; r.promotions++ }); err != nil {
+		return err
+	}
+	defer r.post(func() { r.promotions-- })
+	var granted uint64 // the generation that made this node Primary
 	for {
 		var p Proposal
 		var refusal error
-		serving := false
-		if err := r.call(ctx, func() { p, serving, refusal = r.promotion() }); err != nil {
+		done := false
+		err := r.call(ctx, func() {
+			switch {
+			case granted > 0:
+				done = r.serving || r.learned.Generation > granted && !r.mine(&r.learned)
+			case r.demotions != demotions && !r.mine(&r.learned):
+				refusal = fmt.Errorf("%w: %s was to become Secondary meanwhile", ErrRefused, r.cfg.Node)
+			default:
+				p, done, refusal = r.promotion()
+			}
+		})
+		if err != nil {
 			return err
 		}
-		if refusal != nil || serving {
+		if refusal != nil || done {
 			return refusal
 		}
-		conf, err := r.cfg.Arbiter.Propose(ctx, p)
-		if conf.Generation > 0 {
-			r.Learn(conf)
-		}
-		switch {
-		case errors.Is(err, ErrRejected):
-			return err
-		case err != nil && ctx.Err() != nil:
-			return errors.Join(ctx.Err(), err)
+		if p.Kind != "" {
+			if granted, err = r.askFor(ctx, p); err != nil {
+				return err
+			}
 		}
 		if err := r.pause(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// mine reports whether conf has this incarnation as Primary.
+func (r *Resource) mine(conf *Configuration) bool {
+	return conf.Primary == r.cfg.Node && conf.PrimaryIncarnation == r.cfg.Incarnation
+}
+
+// askFor proposes a promotion. It returns the generation in which it was granted; 0 if it was not, or nobody knows, and
+// may be tried again.
+func (r *Resource) askFor(ctx context.Context, p Proposal) (granted uint64, err error) {
+	conf, err := r.cfg.Arbiter.Propose(ctx, p)
+	if conf.Generation > 0 {
+		r.Learn(conf)
+	}
+	switch {
+	case err == nil:
+		return conf.Generation, nil
+	case errors.Is(err, ErrRejected):
+		return 0, err
+	case ctx.Err() != nil:
+		return 0, errors.Join(ctx.Err(), err)
+	}
+	return 0, nil
 }
 
 // promotion is the proposal that makes this node Primary, or the reason why there is none.
@@ -327,8 +363,8 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 	switch {
 	case r.serving:
 		return p, true, nil
-	case conf.Primary == r.cfg.Node && conf.PrimaryIncarnation == r.cfg.Incarnation:
-		return Proposal{}, r.serving, nil
+	case r.mine(conf):
+		return p, false, nil // not adopted yet
 	case r.detached:
 		return p, false, fmt.Errorf("%w: %s has no usable disk here (%s)", ErrRefused, conf.Resource, r.failure)
 	case r.diskState() == "Inconsistent":
@@ -358,22 +394,44 @@ func (r *Resource) pause(ctx context.Context) error {
 }
 
 // Demote gives the Primary role up in good order: stop, drain, flush everywhere, commit. It is no local decision: until
-// the commit is known nothing is served, and the attempt goes on.
-func (r *Resource) Demote(ctx context.Context) error {
-	done := make(chan error, 1)
-	err := r.call(ctx, func() {
-		switch {
-		case !r.serving:
-			done <- nil
-		case r.demoting != nil:
-			done <- fmt.Errorf("%w: a demotion is under way already", ErrRefused)
-		default:
-			r.demoting = done
-		}
-	})
-	if err != nil {
+// the commit is known nothing is served, and the attempt goes on. A promotion under way is ended, or, if it was granted
+// already, given up as any other.
+func (r *Resource) Demote(ctx context.Context) error { return r.demote(ctx, true) }
+
+// demote is Demote. Without patience it doesn't wait for a promotion that is asked for: who closes has no use of the answer.
+func (r *Resource) demote(ctx context.Context, patience bool) error {
+	if err := r.call(ctx, func() { r.demotions++ }); err != nil {
 		return err
 	}
+	for {
+		done := make(chan error, 1)
+		entering := false
+		err := r.call(ctx, func() {
+			switch {
+			case patience && !r.serving && (r.promotions > 0 || r.mine(&r.learned)):
+				entering = true
+			case !r.serving:
+				done <- nil
+			case r.demoting != nil:
+				done <- fmt.Errorf("%w: a demotion is under way already", ErrRefused)
+			default:
+				r.demoting = done
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if !entering {
+			return r.demoted(ctx, done)
+		}
+		if err := r.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// demoted waits for the end of a demotion.
+func (r *Resource) demoted(ctx context.Context, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err

@@ -37,19 +37,21 @@ type Resource struct {
 	local      *localDisk
 
 	// ---- the control loop's ----
-	learned  Configuration // the newest known
-	adopted  Configuration // the one acted in; its generation is promised
-	serving  bool          // this incarnation is Primary in adopted
-	demoting chan error    // not nil: a demotion is under way
-	detached bool          // the disk failed or was never attached
-	failure  string        // why the disk is not used
-	links    map[string]*link
-	proposal bool // one is under way
-	retryAt  time.Time
-	closing  bool
-	reason   string // why requests wait
-	graceEnd time.Time
-	verify   *verification // the newest; nil: none since the start
+	learned    Configuration // the newest known
+	adopted    Configuration // the one acted in; its generation is promised
+	serving    bool          // this incarnation is Primary in adopted
+	demoting   chan error    // not nil: a demotion is under way
+	demotions  uint64        // asked for so far: a promotion that began before the newest is void
+	promotions int           // calls of Promote under way
+	detached   bool          // the disk failed or was never attached
+	failure    string        // why the disk is not used
+	links      map[string]*link
+	proposal   bool // one is under way
+	retryAt    time.Time
+	closing    bool
+	reason     string // why requests wait
+	graceEnd   time.Time
+	verify     *verification // the newest; nil: none since the start
 }
 
 // mailbox is an unbounded queue of work for the control loop; each post belongs to a bounded cause.
