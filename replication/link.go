@@ -21,13 +21,14 @@ type link struct {
 
 	standAlone bool
 	session    *session
-	begun      bool      // the session has its part
-	engaged    uint64    // the generation that the session was told
-	known      bool      // this Primary knows every block that the peer may have changed
-	lost       bool      // a member whose session ended: its removal has to be committed
-	adding     bool      // its admission may be in flight
-	equal      bool      // it left in good order, with everything there is on stable media, and nothing was started since
-	differs    time.Time // since when a verify knows that it differs: it leaves the set whatever else happens; zero: not known to
+	begun      bool          // the session has its part
+	decided    *madeDecision // what the session began with; nil: nothing was decided yet
+	engaged    uint64        // the generation that the session was told
+	known      bool          // this Primary knows every block that the peer may have changed
+	lost       bool          // a member whose session ended: its removal has to be committed
+	adding     bool          // its admission may be in flight
+	equal      bool          // it left in good order, with everything there is on stable media, and nothing was started since
+	differs    time.Time     // since when a verify knows that it differs: it leaves the set whatever else happens; zero: not known to
 	reason     string
 	orphans    []*request // legs that wait for the commit
 	former     *session
@@ -323,7 +324,7 @@ func (l *link) install(mine *hello, theirs hello, data, ack net.Conn) {
 	}
 	s := newSession(r, theirs, data, ack)
 	s.slot = l.slot
-	l.session, l.begun, l.engaged, l.equal, l.reason = s, false, 0, false, ""
+	l.session, l.begun, l.engaged, l.equal, l.reason, l.decided = s, false, 0, false, "", nil
 	r.emit("connection", l.node, "Connected", "")
 	r.loops.Go(s.run)
 }

@@ -55,6 +55,7 @@ func configurationPayload(conf *Configuration) ([]byte, error) {
 func (r *Resource) begin(l *link, s *session) {
 	facts := r.sourceFacts(l, s)
 	decision := decideSource(facts)
+	l.decided = &madeDecision{facts, decision}
 	r.emit("connection", l.node, decision.action.String(), decision.reason)
 	switch decision.action {
 	case actionJoin:

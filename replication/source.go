@@ -79,7 +79,7 @@ func decideSource(f sourceFacts) sourceDecision {
 			}
 		}
 	}
-	d.action, d.reason = actionBitmap, fmt.Sprintf("the bitmap is complete since generation %d", f.completeSince())
+	d.reason = "no rule fits"
 	return d
 }
 
@@ -144,6 +144,14 @@ func extentRules() []sourceRule {
 			holds: func(f *sourceFacts) bool { since := f.completeSince(); return since == 0 || since > f.replica().LeftAt },
 			reason: func(f *sourceFacts) string {
 				return fmt.Sprintf("the bitmap is complete since generation %d, it left in %d", f.completeSince(), f.replica().LeftAt)
+			}},
+		{question: "does it reach back?", action: actionBitmap,
+			holds: func(f *sourceFacts) bool {
+				since := f.completeSince()
+				return since != 0 && since <= f.replica().LeftAt
+			},
+			reason: func(f *sourceFacts) string {
+				return fmt.Sprintf("the bitmap is complete since generation %d", f.completeSince())
 			}},
 	}
 }

@@ -116,6 +116,9 @@ func TestSourceDecision(t *testing.T) {
 		if d.action != tt.action || d.supersedes != tt.supersedes || d.reason == "" {
 			t.Errorf("%s: %s (supersedes %v): %s, want %s (%v)", tt.name, d.action, d.supersedes, d.reason, tt.action, tt.supersedes)
 		}
+		if !d.tried[len(d.tried)-1].Yes {
+			t.Errorf("%s: no rule fits", tt.name)
+		}
 		for i, rule := range d.tried {
 			if rule.Yes && i != len(d.tried)-1 {
 				t.Errorf("%s: %q holds, and the decision went on", tt.name, rule.Question)
@@ -180,8 +183,8 @@ func TestSourceDecisionIsSafe(t *testing.T) {
 			t.Fatalf("%+v is copied to", f)
 		case (copies || d.action == actionJoin) && (replica == nil || peer.Promised > f.configuration.Generation):
 			t.Fatalf("%+v is not refused", f)
-		case d.reason == "" || len(d.tried) == 0:
-			t.Fatalf("%+v: no reason", f)
+		case d.reason == "" || !d.tried[len(d.tried)-1].Yes:
+			t.Fatalf("%+v: no rule fits", f)
 		}
 	}
 	for a := actionNone; a <= actionRefuse; a++ {

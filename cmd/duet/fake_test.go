@@ -81,6 +81,10 @@ func (f *fakeNode) ResyncStatus(context.Context, string) (*control.ResyncStatus,
 	return &control.ResyncStatus{Resource: "r0", State: control.ResyncNone}, f.failure
 }
 
+func (f *fakeNode) Explain(context.Context, string) (*control.Explanation, error) {
+	return testExplanation(), f.failure
+}
+
 func (f *fakeNode) Verify(_ context.Context, _ string, r *control.VerifyRequest) (*control.VerifyStatus, error) {
 	f.verifying = r
 	return &control.VerifyStatus{Resource: "r0", Run: 3, State: control.VerifyRunning, TotalKiB: 1024}, f.failure

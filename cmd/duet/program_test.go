@@ -132,6 +132,7 @@ func TestOutput(t *testing.T) {
 		{"secondary r0", "r0: Secondary since generation 5\n", `"role": "Secondary"`},
 		{"resync status r0", "none\n", `"state": "none"`},
 		{"resync status r0 --watch", "none\n", `"eta-s": null`},
+		{"explain r0", "n3: not connected: connection refused\n", `"question": "is its disk new?"`},
 		{"verify r0", "n2: identical, 1.0 MiB compared\n", `"state": "done"`},
 		{"verify r0 --no-wait", "0 B of 1.0 MiB", `"state": "running"`},
 		{"verify r0 --cancel", "r0: the verify ends\n", "{}"},
@@ -248,7 +249,7 @@ func TestCreateRequest(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	golden(t, "help", duet(t.Context(), "/nonexistent", "help").stdout)
-	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "verify", "events", "md check", "demo"} {
+	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "explain", "verify", "events", "md check", "demo"} {
 		got := duet(t.Context(), "/nonexistent", append(strings.Fields(command), "--help")...)
 		if got.code != 0 || got.stderr != "" {
 			t.Errorf("duet %s --help: exit code %d, %q", command, got.code, got.stderr)

@@ -97,6 +97,11 @@ func (c *Client) ResyncStatus(ctx context.Context, resource string) (*ResyncStat
 	return aboutResource[ResyncStatus](ctx, c, http.MethodGet, resource, "resync", nil)
 }
 
+// Explain asks why the peers of a resource are treated as they are.
+func (c *Client) Explain(ctx context.Context, resource string) (*Explanation, error) {
+	return aboutResource[Explanation](ctx, c, http.MethodGet, resource, "explain", nil)
+}
+
 // Verify begins to compare the replicas of a resource.
 func (c *Client) Verify(ctx context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error) {
 	if err := r.Validate(); err != nil {

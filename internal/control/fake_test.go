@@ -97,6 +97,15 @@ func fakeResync() *ResyncStatus {
 	return &ResyncStatus{Resource: "r0", State: ResyncRunning, DoneKiB: 5, TotalKiB: 10, ETA: &seconds}
 }
 
+func (f *fakeNode) Explain(_ context.Context, resource string) (*Explanation, error) {
+	return fakeExplanation(), f.ask("Explain", resource)
+}
+
+func fakeExplanation() *Explanation {
+	return &Explanation{Resource: "r0", Node: "a", Role: RolePrimary, Generation: 7, InSync: []string{"a"}, Peers: []PeerExplanation{{
+		Name: "b", Generation: 6, Facts: []Fact{{"peer", "disk", "Outdated"}}, Rules: []TriedRule{{"is its disk new?", true}}, Result: "full resync"}}}
+}
+
 func (f *fakeNode) Verify(_ context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error) {
 	return fakeVerify(), f.ask("Verify", resource, *r)
 }

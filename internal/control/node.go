@@ -20,6 +20,8 @@ type Node interface {
 	Connect(ctx context.Context, resource string, r *PeerRequest) error
 	Disconnect(ctx context.Context, resource string, r *PeerRequest) error
 	ResyncStatus(ctx context.Context, resource string) (*ResyncStatus, error)
+	// Explain tells the decisions about the peers, or what a Secondary knows of its replica.
+	Explain(ctx context.Context, resource string) (*Explanation, error)
 
 	// Verify begins a comparison and returns at once; VerifyStatus says how far it is and, later, how it ended.
 	Verify(ctx context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error)

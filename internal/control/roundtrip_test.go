@@ -93,6 +93,8 @@ var calls = []struct {
 	}, []any{"Disconnect", "r0", PeerRequest{}}, nil},
 	{"resync status", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ResyncStatus(ctx, "r0") },
 		[]any{"ResyncStatus", "r0"}, fakeResync()},
+	{"explain", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Explain(ctx, "r0") },
+		[]any{"Explain", "r0"}, fakeExplanation()},
 	{"verify", fromLocal, func(ctx context.Context, c *Client) (any, error) {
 		return c.Verify(ctx, "r0", &VerifyRequest{Repair: true, BytesPerSecond: MinVerifyRate})
 	}, []any{"Verify", "r0", VerifyRequest{Repair: true, BytesPerSecond: MinVerifyRate}}, fakeVerify()},
