@@ -6,7 +6,10 @@ FUZZJOBS ?= 2
 # How often `make torture` repeats the loss of the Primary.
 REPEAT ?= 20
 
-.PHONY: build test lint fuzz bench demo torture ci
+# How long `make soak` plays simulated histories.
+HOURS ?= 8
+
+.PHONY: build test lint fuzz bench demo torture soak ci
 
 build:
 	go build -o bin/duet ./cmd/duet
@@ -28,6 +31,9 @@ demo:
 
 torture:
 	DUET_TEST_REPEAT=$(REPEAT) go test -count=1 -timeout 60m -v -run 'TestPrimaryKilled' ./tests
+
+soak:
+	scripts/soak -t $(HOURS)
 
 ci:
 	.ci/run

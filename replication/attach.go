@@ -222,7 +222,7 @@ func (v *Volume) settle(req *request, failing bool) {
 		v.mu.Unlock()
 		v.complete(req, nil)
 	case req.phase == phaseApply:
-		v.appliedOne(req)
+		v.dropApply(req)
 	default:
 		v.legDone(req, nil)
 	}

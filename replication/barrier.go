@@ -16,7 +16,8 @@ type barrier struct {
 	asked   []*session            // the peers that it was sent to: what is stable is theirs to retire, not a later leg's
 	waiting map[*session]struct{} // those that have not answered
 	local   localBarrier
-	origin  *session // on a Secondary: who asked
+	origin  *session        // on a Secondary: who asked
+	told    bitmap.SlotMask // on a resync's target: towards whom the bits of what it got have to be durable as well
 }
 
 // resyncBarrier bounds how much of a resync is done again when it is interrupted.
@@ -91,6 +92,9 @@ func (bar *barrier) run() {
 	skip := sabotageSkipPeerFlush && bar.origin != nil || sabotageSkipLocalFlush && bar.origin == nil
 	if local != nil && !skip {
 		err = local.disk.Sync()
+	}
+	if err == nil && local != nil && bar.told != 0 {
+		err = local.store.Persist(bar.told)
 	}
 	if err != nil && !sabotageBelieveSecondFlush {
 		v.mu.Lock()

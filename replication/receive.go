@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"duet/bitmap"
 )
 
 // readData is the loop on the data connection: it owns its reader, is woken by the peer, and ends with the connection.
@@ -148,6 +150,8 @@ func (s *session) applyWrite(in *frameReader, h *Header, b *burst) error {
 		return s.reject(h.Generation, generation)
 	}
 	s.applying++
+	r.epoch = v.epoch // as of now: a barrier that arrives behind r waits for it, however long its extents take
+	v.inOpen++
 	v.mu.Unlock()
 	first, last := r.extents()
 	if sabotageSkipActivityLog || local.store.TryAcquire(first, last) {
@@ -177,9 +181,7 @@ func (s *session) reject(got, serving uint64) error {
 // startApply records and executes a Secondary's write whose extents are hot.
 func (v *Volume) startApply(r *request, b Batch) {
 	v.mu.Lock()
-	r.epoch = v.epoch
-	v.inOpen++
-	v.recordLocked(r)
+	v.recordLocked(r, v.epoch) // perhaps later than its own, which only keeps the range for longer
 	r.legs.Store(1)
 	v.mu.Unlock()
 	v.writeLocal(r, b)
@@ -228,10 +230,22 @@ func (s *session) applyBarrier(h *Header) error {
 	bar := &barrier{volume: v, epoch: h.Epoch, origin: s}
 	v.sealEpochLocked(bar)
 	s.sealWrittenLocked()
+	if len(s.resync.sealed) > 0 {
+		bar.told = v.others &^ bitmap.SlotBit(s.slot)
+	}
 	send := v.advanceBarrierLocked()
 	v.mu.Unlock()
 	flushWriters(send)
 	return nil
+}
+
+// dropApply ends a Secondary's write that was never started: its extents could not be had.
+func (v *Volume) dropApply(r *request) {
+	v.mu.Lock()
+	send := v.leaveEpochLocked(r)
+	v.mu.Unlock()
+	flushWriters(send)
+	v.appliedOne(r)
 }
 
 // ackBarrierLocked answers the Primary's barrier.

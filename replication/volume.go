@@ -284,7 +284,7 @@ func (v *Volume) start(r *request, b Batch) {
 	}
 	r.epoch = v.epoch
 	v.inOpen++
-	v.recordLocked(r)
+	v.recordLocked(r, r.epoch)
 	legs := v.legs
 	if sabotageAckEarly {
 		r.legs.Store(1)
@@ -325,13 +325,13 @@ func (v *Volume) haltLocked(r *request, b Batch) {
 
 // recordLocked enters r's range in the transfer log, whose extents stay hot until the range is stable everywhere, and
 // sets the bits of the replicas that do not get the write.
-func (v *Volume) recordLocked(r *request) {
+func (v *Volume) recordLocked(r *request, epoch uint64) {
 	v.touched = true
 	if v.local == nil || sabotageSkipActivityLog {
 		return
 	}
 	store := v.local.store
-	v.log.record(r.epoch, r.offsetBytes, r.lengthBytes, func(extent uint32) { store.Retain(extent, extent) })
+	v.log.record(epoch, r.offsetBytes, r.lengthBytes, func(extent uint32) { store.Retain(extent, extent) })
 	if v.outside != 0 && !sabotageNoOutsideBits {
 		store.Set(v.outside, r.offsetBytes, r.lengthBytes)
 	}
@@ -355,19 +355,23 @@ func (v *Volume) finish(r *request, b Batch) {
 		return
 	}
 	v.mu.Lock()
-	var send []*frameWriter
-	if r.epoch == v.epoch {
-		v.inOpen--
-	} else {
-		v.inClosing--
-		send = v.advanceBarrierLocked()
-	}
+	send := v.leaveEpochLocked(r)
 	if r.origin != nil {
 		v.finishApplyLocked(r, b)
 	} else {
 		v.releaseLocked(r, b)
 	}
 	flushWriters(send)
+}
+
+// leaveEpochLocked counts r out of its epoch, which a barrier may be waiting for.
+func (v *Volume) leaveEpochLocked(r *request) []*frameWriter {
+	if r.epoch == v.epoch {
+		v.inOpen--
+		return nil
+	}
+	v.inClosing--
+	return v.advanceBarrierLocked()
 }
 
 // releaseLocked gives back what r holds, lets the requests behind it go on, unlocks v.mu and completes r.
