@@ -65,7 +65,8 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 	}
 	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
 		OnFull: func() { r.volume.activityLogFull() }}
-	store, recovery, err := bitmap.Open(newBitmapRegion(meta, sb.Layout()), cfg, r.learned.othersMask(r.cfg.Node))
+	peers := r.learned.othersMask(r.cfg.Node)
+	store, recovery, err := bitmap.Open(newBitmapRegion(meta, sb.Layout()), cfg, peers)
 	if err != nil {
 		return fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
 	}
@@ -88,9 +89,12 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 		return errors.Join(err, store.Close(false))
 	}
 	r.log.Info("disk attached", "clean", recovery.Clean, "hot-extents", recovery.HotExtents, "damaged-pages", recovery.DamagedPages)
-	r.super, r.meta, r.detached, r.failure = super, meta, false, ""
 	sb = super.superblock()
 	r.superKnown.Store(&sb)
+	if recovery.HotExtents > 0 || recovery.LogDamaged {
+		r.recovered = peers
+	}
+	r.super, r.meta, r.detached, r.failure, r.doubtful = super, meta, false, "", sb.Inconsistent
 	r.local = &localDisk{disk: disk, store: store}
 	r.volume.local = r.local
 	return nil

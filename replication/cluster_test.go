@@ -18,11 +18,14 @@ import (
 
 // memoryDisk is a Disk and a MetadataFile in memory.
 type memoryDisk struct {
-	mu    sync.Mutex
-	p     []byte
-	tag   uint64
-	holes atomic.Bool                                  // blocks of zeroes are holes
-	fault atomic.Pointer[func(operation string) error] // nil: none
+	mu      sync.Mutex
+	p       []byte
+	sparse  []bool // which blocks are holes; nil: the disk can't tell
+	tag     uint64
+	holes   atomic.Bool   // blocks of zeroes are holes
+	bytes   atomic.Uint64 // written
+	punches atomic.Uint64
+	fault   atomic.Pointer[func(operation string) error] // nil: none
 }
 
 // failing makes an operation fail: read, write or sync.
@@ -58,7 +61,39 @@ func (d *memoryDisk) WriteAt(p []byte, off int64) (int, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.bytes.Add(uint64(len(p)))
+	d.setHoles(off, int64(len(p)), false)
 	return copy(d.p[off:], p), nil
+}
+
+// setHoles notes what the range is; a hole takes whole blocks.
+func (d *memoryDisk) setHoles(off, n int64, hole bool) {
+	for block := off / bitmap.BlockBytes; d.sparse != nil && block*bitmap.BlockBytes < off+n; block++ {
+		d.sparse[block] = hole
+	}
+}
+
+// stored is how many blocks are no holes.
+func (d *memoryDisk) stored() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	count := 0
+	for _, hole := range d.sparse {
+		if !hole {
+			count++
+		}
+	}
+	return count
+}
+
+// becomeSparse makes holes of all blocks of zeroes, and lets the disk tell.
+func (d *memoryDisk) becomeSparse() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sparse = make([]bool, len(d.p)/bitmap.BlockBytes)
+	for i := range d.sparse {
+		d.sparse[i] = allZero(d.p[i*bitmap.BlockBytes:][:bitmap.BlockBytes])
+	}
 }
 
 func (d *memoryDisk) WriteDurableAt(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
@@ -74,18 +109,23 @@ func (d *memoryDisk) Punch(off, n int64) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.p[off : off+n])
+	d.punches.Add(1)
+	d.setHoles(off, n, true)
 	return nil
 }
 
 func (d *memoryDisk) Extents(off, n int64, emit func(n int64, hole bool) error) error {
-	if !d.holes.Load() {
+	if d.sparse == nil && !d.holes.Load() {
 		return emit(n, false)
 	}
 	for end := off + n; off < end; off += bitmap.BlockBytes {
 		d.mu.Lock()
 		hole := allZero(d.p[off : off+bitmap.BlockBytes])
+		if d.sparse != nil {
+			hole = d.sparse[off/bitmap.BlockBytes]
+		}
 		d.mu.Unlock()
-		if err := emit(bitmap.BlockBytes, hole); err != nil {
+		if err := emit(min(bitmap.BlockBytes, end-off), hole); err != nil {
 			return err
 		}
 	}
@@ -171,7 +211,9 @@ type testCluster struct {
 	arbiter *recordArbiter
 	mu      sync.Mutex
 	nodes   map[string]*testNode
-	emit    func(Event) // nil: none
+	emit    func(Event)             // nil: none
+	tweak   func(*Resource)         // before a resource starts; nil: nothing
+	wire    func(net.Conn) net.Conn // wraps the dialling end; nil: as it is
 	// wrap, where it is set, stands between a connection and who uses it.
 	wrap       func(net.Conn) net.Conn
 	ackTimeout time.Duration
@@ -236,6 +278,9 @@ func (c *testCluster) start(name string) {
 	if err := r.Attach(n.disk, n.meta); err != nil {
 		c.t.Fatal(err)
 	}
+	if c.tweak != nil {
+		c.tweak(r)
+	}
 	c.mu.Lock()
 	n.resource = r
 	c.mu.Unlock()
@@ -277,6 +322,9 @@ func (c *testCluster) dialer() func(ctx context.Context, node string) (net.Conn,
 			}
 			r.Accept(far, h)
 		}()
+		if c.wire != nil {
+			return c.wire(near), nil
+		}
 		return near, nil
 	}
 }

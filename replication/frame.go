@@ -48,6 +48,9 @@ const (
 	FrameResyncWritten FrameType = 39 // the target's device accepted it; with FlagFailed it did not (payload: why)
 	FrameResyncDone    FrameType = 40 // no bit is set any more
 	FrameResyncAbort   FrameType = 41 // this resync ends unfinished (payload: the reason as text)
+	FrameResyncCompare FrameType = 42 // the target wants this range as far as it differs (payload: hashes of its blocks)
+	FrameResyncSame    FrameType = 43 // the target has this content already
+	FrameResyncControl FrameType = 44 // whether the sender is paused, and how the source wants to be asked
 
 	FrameVerifyRequest FrameType = 48 // hash the blocks of this range
 	FrameVerifyHashes  FrameType = 49 // their hashes; with FlagHole nothing is stored there, with FlagFailed the error as text
@@ -83,6 +86,7 @@ const (
 	MaxBitmapChunkBytes = 256<<10 + 16
 	maxTextBytes        = 1 << 10 // an error or a reason
 	maxSmallBytes       = 4 << 10 // JSON of the rare resync frames
+	maxCompareBytes     = MaxResyncBytes / bitmap.BlockBytes * compareHashBytes
 	maxHashesBytes      = MaxVerifyBytes / bitmap.BlockBytes * blockHashBytes
 )
 
@@ -121,6 +125,7 @@ const (
 	rangeNone    rangeRule = iota // the frame speaks of no range
 	rangeOnly                     // a range of 1 to maxLength bytes, no data
 	rangePayload                  // a range whose content is the payload
+	rangeHashes                   // a range of whole blocks; the payload is one hash for each
 )
 
 // frameRule is what a header of one type must satisfy.
@@ -162,6 +167,9 @@ var frameRules = [...]frameRule{
 	FrameResyncWritten: {"ResyncWritten", rangeOnly, maxTextBytes, MaxResyncBytes},
 	FrameResyncDone:    {"ResyncDone", rangeNone, maxSmallBytes, 0},
 	FrameResyncAbort:   {"ResyncAbort", rangeNone, maxTextBytes, 0},
+	FrameResyncCompare: {"ResyncCompare", rangeHashes, maxCompareBytes, MaxResyncBytes},
+	FrameResyncSame:    {"ResyncSame", rangeOnly, 0, MaxResyncBytes},
+	FrameResyncControl: {"ResyncControl", rangeNone, maxSmallBytes, 0},
 
 	FrameVerifyRequest: {"VerifyRequest", rangeOnly, 0, MaxVerifyHoleBytes},
 	FrameVerifyHashes:  {"VerifyHashes", rangeOnly, maxHashesBytes, MaxVerifyHoleBytes},
@@ -295,6 +303,8 @@ func (h *Header) check() error {
 		return fmt.Errorf("%w: %s of %d bytes at %d", errFrameLength, rule.name, h.Length, h.Offset)
 	case rule.rule == rangePayload:
 		return h.checkContent(rule)
+	case rule.rule == rangeHashes:
+		return h.checkHashes(rule)
 	}
 	return nil
 }
@@ -312,6 +322,15 @@ func (h *Header) checkContent(rule *frameRule) error {
 		return nil
 	case bound != h.Length:
 		return fmt.Errorf("%w: %s of %d bytes with %d bytes of payload", errFrameLength, rule.name, h.Length, h.PayloadLength)
+	}
+	return nil
+}
+
+// checkHashes compares the number of hashes with the range.
+func (h *Header) checkHashes(rule *frameRule) error {
+	whole := h.Offset%bitmap.BlockBytes == 0 && h.Length%bitmap.BlockBytes == 0
+	if !whole || uint64(h.PayloadLength) != h.Length/bitmap.BlockBytes*compareHashBytes {
+		return fmt.Errorf("%w: %s of %d bytes at %d with %d bytes of hashes", errFrameLength, rule.name, h.Length, h.Offset, h.PayloadLength)
 	}
 	return nil
 }

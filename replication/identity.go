@@ -1,16 +1,21 @@
 package replication
 
-import "fmt"
+import (
+	"fmt"
+
+	"duet/bitmap"
+)
 
 // helloTo is what this node says of itself to a peer.
 func (r *Resource) helloTo(l *link) hello {
 	sb := r.superblock()
 	h := hello{
-		Version: ProtocolVersion, Features: []string{verifyFeature}, ClusterID: r.cfg.ClusterID, Resource: r.name, ResourceID: r.id,
+		Version: ProtocolVersion, ClusterID: r.cfg.ClusterID, Resource: r.name, ResourceID: r.id,
 		From: r.cfg.Node, To: l.node, Incarnation: r.cfg.Incarnation, BootID: r.cfg.BootID,
 		Role: r.role(), DiskState: r.diskState(), SizeBytes: r.learned.SizeBytes, Volumes: 1,
 		Promised: sb.Promised, DataGeneration: sb.DataGeneration, LastInSync: sb.LastInSync,
 		Inconsistent: sb.Inconsistent, JustCreated: sb.JustCreated,
+		Recovered: r.recovered&bitmap.SlotBit(l.slot) != 0, Features: append(r.features.names(), verifyFeature),
 	}
 	if r.serving {
 		h.PrimarySince = r.adopted.PrimarySince
@@ -71,5 +76,5 @@ func (r *Resource) outOfSync(slot int) uint64 {
 	if r.local == nil {
 		return 0
 	}
-	return r.local.store.DirtyBlocks(slot) * 4096
+	return r.local.store.DirtyBlocks(slot) * bitmap.BlockBytes
 }

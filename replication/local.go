@@ -21,7 +21,12 @@ func (v *Volume) writeLocal(r *request, b Batch) {
 func (v *Volume) executeLocal(r *request, b Batch) {
 	v.mu.Lock()
 	local, dead := v.local, v.localDead
-	if dead && (r.op == opResyncRead || r.op == opVerifyServe) {
+	if r.op == opResyncRead {
+		v.mu.Unlock()
+		r.origin.answer(r, local, dead)
+		return
+	}
+	if dead && r.op == opVerifyServe {
 		local, dead = nil, false // an application need not wait for what becomes of these
 	}
 	if dead {
@@ -30,7 +35,7 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 	}
 	v.mu.Unlock()
 	switch r.op {
-	case opRead, opResyncRead:
+	case opRead:
 		v.executeRead(r, local, b)
 		return
 	case opVerifyServe:
@@ -38,7 +43,7 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 		return
 	}
 	if local != nil {
-		if err := r.apply(local.disk); err != nil {
+		if err := r.applyUnlessThere(local.disk); err != nil {
 			v.localError(r, err)
 			return
 		}
@@ -54,6 +59,14 @@ func startWriteback(disk Disk, r *request) {
 	if d, ok := disk.(interface{ StartWriteback(off, n int64) }); ok && r.op == opWrite {
 		d.StartWriteback(int64(r.offsetBytes), int64(r.lengthBytes))
 	}
+}
+
+// applyUnlessThere spares a resync the zeroing of a hole.
+func (r *request) applyUnlessThere(disk Disk) error {
+	if r.resynced && r.op == opTrim && isHole(disk, r.offsetBytes, r.lengthBytes) {
+		return nil
+	}
+	return r.apply(disk)
 }
 
 // localError keeps r and tells the control loop.
@@ -140,29 +153,15 @@ func (v *Volume) read(r *request, b Batch) {
 
 // executeRead reads from the local disk, or through a peer when there is none.
 func (v *Volume) executeRead(r *request, local *localDisk, b Batch) {
-	switch {
-	case r.op == opResyncRead && local == nil:
-		r.origin.dropResync(r, ErrDiskFailed)
-		return
-	case local == nil:
+	if local == nil {
 		v.readRemote(r)
 		return
 	}
-	if r.op == opResyncRead && isHole(local.disk, r) {
-		r.origin.sendResyncZero(r)
+	if _, err := local.disk.ReadAt(r.p, int64(r.offsetBytes)); err != nil {
+		v.readFailed(r, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
 		return
 	}
-	_, err := local.disk.ReadAt(r.p, int64(r.offsetBytes))
-	switch {
-	case r.op == opResyncRead && err != nil:
-		r.origin.dropResync(r, fmt.Errorf("read %d bytes at %d for a resync: %w", len(r.p), r.offsetBytes, err))
-	case err != nil:
-		v.readFailed(r, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
-	case r.op == opResyncRead:
-		r.origin.sendResyncData(r)
-	default:
-		v.finishRead(r, b)
-	}
+	v.finishRead(r, b)
 }
 
 // readFailed gives the disk up when a peer can answer instead. Where no other copy is, the error is this request's alone:
@@ -183,12 +182,12 @@ func (v *Volume) readFailed(r *request, err error) {
 	v.finishRead(r, nil)
 }
 
-// errData ends a walk for holes at the first data.
-var errData = errors.New("data")
+// errData ends a walk over extents.
+var errData = errors.New("not a hole")
 
-// isHole reports whether nothing is stored in r's range, which therefore reads as zeroes.
-func isHole(disk Disk, r *request) bool {
-	return disk.Extents(int64(r.offsetBytes), int64(r.lengthBytes), func(_ int64, hole bool) error {
+// isHole reports whether nothing is stored in the range, which therefore reads as zeroes.
+func isHole(disk Disk, off, n uint64) bool {
+	return disk.Extents(int64(off), int64(n), func(_ int64, hole bool) error {
 		if !hole {
 			return errData
 		}

@@ -81,6 +81,8 @@ type hello struct {
 	PrimarySince   uint64 `json:"primary-since,omitempty"` // 0 unless the sender is Primary
 	Inconsistent   bool   `json:"inconsistent,omitempty"`
 	JustCreated    bool   `json:"just-created,omitempty"`
+	// Recovered: many of the bits for the receiver stem from an activity log that a crash left.
+	Recovered bool `json:"recovered,omitempty"`
 	// DirtyBlocks is how many blocks the sender's bitmap has for the receiver.
 	DirtyBlocks uint64 `json:"dirty-blocks"`
 }
@@ -112,6 +114,7 @@ type rejectMessage struct {
 type resyncMessage struct {
 	DirtyBlocks uint64 `json:"dirty-blocks"`       // BitmapDone, ResyncStart: to be copied; ResyncDone: left, always 0
 	Promised    uint64 `json:"promised,omitempty"` // ResyncReady, ResyncDone: what the target has promised
+	Compare     bool   `json:"compare,omitempty"`  // ResyncStart: the target is to send hashes
 }
 
 // verifyMessage is the payload of VerifyDone.

@@ -65,7 +65,7 @@ func (r *Resource) begin(l *link, s *session) {
 		s.volume.mu.Unlock()
 	case actionBitmap, actionFull:
 		l.known = l.known || decision.action == actionFull
-		if err := s.sourceStart(decision.action == actionFull, decision.supersedes); err != nil {
+		if err := s.sourceStart(r.planResync(l, decision)); err != nil {
 			s.fail(err)
 		}
 	case actionRefuse:

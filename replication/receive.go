@@ -44,7 +44,7 @@ func (s *session) handleData(in *frameReader, h *Header, b *burst) error {
 		return s.applyWrite(in, h, b)
 	case FrameReadReply:
 		return s.readReplied(in, h, b)
-	case FrameResyncData, FrameResyncZero:
+	case FrameResyncData, FrameResyncZero, FrameResyncSame:
 		return s.applyResync(in, h, b)
 	}
 	payload := make([]byte, h.PayloadLength)
@@ -75,13 +75,15 @@ func (s *session) handleControl(h *Header, payload []byte) error {
 	case FrameBitmapDone:
 		return s.bitmapMerged()
 	case FrameResyncStart:
-		return s.targetStart(h)
+		return s.targetStart(h, payload)
 	case FrameResyncReady:
 		return s.sourceReady()
-	case FrameResyncRequest:
-		return s.sourceRequest(h)
+	case FrameResyncRequest, FrameResyncCompare:
+		return s.sourceRequest(h, payload)
 	case FrameResyncDone:
 		s.sourceScanned()
+	case FrameResyncControl:
+		return s.controlled(h, payload)
 	case FrameResyncAbort:
 		return fmt.Errorf("%s gave the resync up: %s", s.peer, payload)
 	case FrameVerifyRequest:
@@ -207,6 +209,12 @@ func (v *Volume) finishApplyLocked(r *request, b Batch) {
 func (v *Volume) appliedOne(r *request) {
 	s := r.origin
 	v.putRequest(r)
+	s.applied()
+}
+
+// applied counts down what of the session is under way here.
+func (s *session) applied() {
+	v := s.volume
 	v.mu.Lock()
 	s.applying--
 	if s.applying == 0 {

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"sync/atomic"
+	"time"
 
 	"duet/bitmap"
 )
@@ -29,6 +30,7 @@ const (
 	phaseStart               // the activity log holds the extents
 	phaseLocal               // the local leg
 	phaseApply               // a Secondary's write whose extents are hot
+	phaseUnpack              // a resync's block that came compressed
 )
 
 // request is one operation of a client, of the Primary that a Secondary serves, or of a resync. It is finished by
@@ -50,10 +52,13 @@ type request struct {
 	legs        atomic.Int32
 	err         error // written under Volume.mu
 
-	completion Completion // a client's
-	origin     *session   // whom to answer when the request came from a peer, or is a resync read for one
-	seq        uint64     // the peer's number for it
-	payload    *buffer    // owned by the request when not nil
+	began      time.Duration // since the volume was made, when the write is timed; else 0
+	completion Completion    // a client's
+	origin     *session      // whom to answer when the request came from a peer, or is a resync read for one
+	seq        uint64        // the peer's number for it
+	payload    *buffer       // owned by the request when not nil
+	packed     []*buffer     // opResyncRead: compressed pieces of the answer
+	hashes     []byte        // opResyncRead: of the target's blocks, nil for none
 	verify     *verifyRange
 }
 
@@ -72,9 +77,14 @@ func (v *Volume) getRequest(op opcode, off, n uint64) *request {
 // putRequest gives r back; its payload goes with it.
 func (v *Volume) putRequest(r *request) {
 	v.buffers.put(r.payload)
+	for _, b := range r.packed {
+		v.buffers.put(b)
+	}
+	r.packed = nil
 	r.phase, r.fua, r.keepSpace, r.resynced = phaseSubmit, false, false, false
 	r.p, r.payload, r.payloadCRC, r.err = nil, nil, 0, nil
-	r.completion, r.origin, r.seq, r.epoch, r.verify = nil, nil, 0, 0, nil
+	r.began = 0
+	r.completion, r.origin, r.seq, r.epoch, r.verify, r.hashes = nil, nil, 0, 0, nil, nil
 	v.requests.Put(r)
 }
 
@@ -100,6 +110,8 @@ func (r *request) run() {
 		v.executeLocal(r, nil)
 	case phaseApply:
 		v.startApply(r, nil)
+	case phaseUnpack:
+		v.unpack(r)
 	}
 }
 

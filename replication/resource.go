@@ -36,6 +36,9 @@ type Resource struct {
 	meta       MetadataFile
 	local      *localDisk
 
+	features features // what this node can use
+	doubtful bool     // the disk was Inconsistent when it was attached: what is read of it may not be on it
+
 	// ---- the control loop's ----
 	learned    Configuration // the newest known
 	adopted    Configuration // the one acted in; its generation is promised
@@ -52,6 +55,8 @@ type Resource struct {
 	reason     string // why requests wait
 	graceEnd   time.Time
 	verify     *verification // the newest; nil: none since the start
+	// recovered: towards these slots there are bits that stem from the activity log of a crash.
+	recovered bitmap.SlotMask
 }
 
 // mailbox is an unbounded queue of work for the control loop; each post belongs to a bounded cause.
@@ -70,7 +75,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 		return nil, fmt.Errorf("resource %s has no replica on %s", conf.Resource, cfg.Node)
 	}
 	r := &Resource{cfg: cfg, name: conf.Resource, id: conf.ResourceID, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
-		failure: "no disk is attached", links: map[string]*link{}, events: mailbox{wake: make(chan struct{}, 1)}, superTurn: make(chan struct{}, 1)}
+		failure: "no disk is attached", links: map[string]*link{}, features: allFeatures, events: mailbox{wake: make(chan struct{}, 1)}, superTurn: make(chan struct{}, 1)}
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
 	r.volume.failed = func(err error) { r.post(func() { r.diskFailed(err) }) }
 	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }
@@ -315,6 +320,7 @@ func (r *Resource) promise(conf *Configuration) error {
 	for _, replica := range conf.Replicas {
 		if replica.Node != r.cfg.Node && member && conf.inSync(replica.Node) && !r.adopted.inSync(replica.Node) && r.adopted.Generation > 0 {
 			r.local.store.ClearAll(replica.Slot) // its admission proves equality; what is not stable is in the log
+			r.recovered &^= bitmap.SlotBit(replica.Slot)
 		}
 	}
 	if member && !r.adopted.inSync(r.cfg.Node) && r.adopted.Generation > 0 {
@@ -322,6 +328,7 @@ func (r *Resource) promise(conf *Configuration) error {
 		for _, replica := range conf.Replicas {
 			if replica.Node != r.cfg.Node && conf.inSync(replica.Node) {
 				r.local.store.ClearAll(replica.Slot)
+				r.recovered &^= bitmap.SlotBit(replica.Slot)
 			}
 		}
 	}

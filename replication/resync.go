@@ -13,8 +13,14 @@ import (
 // both ends, only after a barrier that began after the block was written has made it durable at the target; a newer
 // write that is not stable is in the transfer log, and becomes a bit again if the session is lost.
 
-// resyncWindow is how many requests a target keeps in flight.
-const resyncWindow = 16
+const (
+	// resyncWindowBytes is how much a target keeps in flight, and resyncWindow in how many requests.
+	resyncWindowBytes = 16 << 20
+	resyncWindow      = 128
+	// maxReading and maxReadingBytes are what a source puts up with.
+	maxReading      = 256
+	maxReadingBytes = 4 * resyncWindowBytes
+)
 
 // span is a range of bytes.
 type span struct{ off, n uint64 }
@@ -30,20 +36,40 @@ const (
 
 // resyncState is one session's resync, guarded by Volume.mu.
 type resyncState struct {
-	role    resyncRole
-	running bool                // bits are agreed on; blocks travel
-	started time.Time           // when running became true
-	total   uint64              // bytes to copy when running became true
-	done    uint64              // bytes written at the target since then
-	written []span              // since the last barrier
-	sealed  []span              // covered by the barrier in progress
-	scanned bool                // the target has asked for every set bit
-	final   bool                // a barrier that began after that is in progress
-	reading map[uint64]*request // source: by the target's number, from request to written
-	cursor  uint64              // target: the next block to look at
-	flying  int                 // target: requests without their block written
-	nextSeq uint64              // target
-	watched uint64              // the oldest unanswered write at the watch's last look
+	role         resyncRole
+	running      bool // bits are agreed on; blocks travel
+	progress     progress
+	total        uint64              // bytes to copy when running became true
+	done         uint64              // bytes written at the target since then
+	written      []span              // since the last barrier
+	sealed       []span              // covered by the barrier in progress
+	scanned      bool                // the target has asked for every set bit
+	final        bool                // a barrier that began after that is in progress
+	watched      uint64              // the oldest unanswered write at the watch's last look
+	reading      map[uint64]*request // source: by the target's number, from request to written
+	readingBytes uint64              // source: of these
+
+	controller resyncController // source
+	counted    latencyCounts    // the writes that it has seen
+	told       controlMessage   // to the peer, at last
+	peerPaused bool
+	order      resyncOrder // the source's, at the target
+
+	// The target's.
+	cursor      uint64             // the next block to look at
+	asked       bool               // for every set bit
+	nextSeq     uint64             // the last number given out
+	flights     map[uint64]*flight // requests that are not written
+	flyingBytes uint64             // of these
+	bucket      rateBucket         // when the next one may be made
+	compare     bool               // hashes may be sent
+	choice      compareChoice      // whether the next request has them
+}
+
+// observeLocked notes how far the resync is by now.
+func (s *session) observeLocked() {
+	st := &s.resync
+	st.progress.observe(time.Now(), st.done, s.volume.resyncs.paused || st.peerPaused)
 }
 
 // sealWrittenLocked: what was written until now is covered by the barrier that begins.
@@ -70,9 +96,9 @@ func (s *session) clearSealedLocked() {
 }
 
 // clearEarlyLocked is what a deliberate bug does.
-func (s *session) clearEarlyLocked(r *request) {
+func (s *session) clearEarlyLocked(off, n uint64) {
 	if sabotageClearEarly && s.volume.local != nil {
-		s.volume.local.store.Clear(s.slot, r.offsetBytes, r.lengthBytes)
+		s.volume.local.store.Clear(s.slot, off, n)
 	}
 }
 
@@ -130,25 +156,42 @@ func (s *session) bitmapMerged() error {
 	return s.targetReady()
 }
 
-// sourceStart begins a resync towards the peer. With full every block is copied; with known the source has every bit
-// already and the target's own are superseded.
-func (s *session) sourceStart(full, known bool) error {
+// resyncPlan is what the source decides about a resync.
+type resyncPlan struct {
+	full    bool // every block is copied
+	known   bool // the source has every bit already, and the target's own are superseded
+	compare bool // the target is to send hashes
+}
+
+// planResync plans a resync towards the peer of l.
+func (r *Resource) planResync(l *link, decision sourceDecision) resyncPlan {
+	plan := resyncPlan{full: decision.action == actionFull, known: decision.supersedes}
+	r.volume.mu.Lock()
+	always := r.volume.resyncs.compare
+	r.volume.mu.Unlock()
+	plan.compare = l.session.features.pieces &&
+		(always || plan.full || r.recovered&bitmap.SlotBit(l.slot) != 0 || l.session.hello.Recovered && !plan.known)
+	return plan
+}
+
+// sourceStart begins a resync towards the peer.
+func (s *session) sourceStart(plan resyncPlan) error {
 	store := s.localStore()
 	if store == nil {
 		return ErrDiskFailed
 	}
 	h := Header{Type: FrameResyncStart, Generation: s.volume.currentGeneration()}
-	if known {
+	if plan.known {
 		h.Flags |= FlagKnown
 	}
-	if full {
+	if plan.full {
 		h.Flags |= FlagFull
 		store.SetAll(s.slot)
 		if err := store.Persist(bitmap.SlotBit(s.slot)); err != nil {
 			return err
 		}
 	}
-	payload, err := encodeMessage(h.Type, &resyncMessage{DirtyBlocks: store.DirtyBlocks(s.slot)})
+	payload, err := encodeMessage(h.Type, &resyncMessage{DirtyBlocks: store.DirtyBlocks(s.slot), Compare: plan.compare})
 	if err != nil {
 		return err
 	}
@@ -157,12 +200,16 @@ func (s *session) sourceStart(full, known bool) error {
 	// it applies one; and none can fall between the bitmap that is sent and the writes that are.
 	s.volume.mu.Lock()
 	s.resync.role = resyncSource
+	if err := s.tellLocked(); err != nil { // a paused target asks for nothing, not even at first
+		s.volume.mu.Unlock()
+		return err
+	}
 	s.header = h
 	s.dataWriter.append(&s.header, payload)
 	s.volume.addLegLocked(s)
 	s.volume.mu.Unlock()
 	s.dataWriter.Flush()
-	if known && !full {
+	if plan.known {
 		return s.sendBitmap(store)
 	}
 	return nil
@@ -176,26 +223,33 @@ func (s *session) sourceReady() error {
 	if s.resync.role != resyncSource || v.local == nil || s.closed {
 		return fmt.Errorf("%s is ready for a resync that was not begun", s.peer)
 	}
-	s.resync.running, s.resync.started = true, time.Now()
+	s.resync.running = true
+	s.observeLocked()
 	s.resync.total = v.local.store.DirtyBlocks(s.slot) * bitmap.BlockBytes
 	s.resource.post(func() { s.resource.resyncBegan(s) })
-	return nil
+	s.wakePace()
+	return s.tellLocked()
 }
 
 // sourceRequest locks the range that the target wants and reads it.
-func (s *session) sourceRequest(h *Header) error {
+func (s *session) sourceRequest(h *Header, hashes []byte) error {
 	v := s.volume
 	r := v.getRequest(opResyncRead, h.Offset, h.Length)
 	r.origin, r.seq = s, h.Seq
 	r.payload = v.buffers.get(int(h.Length))
 	r.p = r.payload.p
+	if len(hashes) > 0 {
+		r.hashes = hashes
+	}
 	v.mu.Lock()
-	if s.resync.role != resyncSource || !s.resync.running || len(s.resync.reading) >= 4*resyncWindow || s.resync.reading[h.Seq] != nil {
+	st := &s.resync
+	if st.role != resyncSource || !st.running || len(st.reading) >= maxReading || st.readingBytes+h.Length > maxReadingBytes || st.reading[h.Seq] != nil {
 		v.mu.Unlock()
 		v.putRequest(r)
 		return fmt.Errorf("%s sent %s out of turn", s.peer, h)
 	}
-	s.resync.reading[h.Seq] = r
+	st.reading[h.Seq] = r
+	st.readingBytes += h.Length
 	held := v.ranges.lock(&r.entry)
 	v.mu.Unlock()
 	if held {
@@ -204,39 +258,90 @@ func (s *session) sourceRequest(h *Header) error {
 	return nil
 }
 
-// sendResyncData answers with the content; the range stays locked until the target has written it.
-func (s *session) sendResyncData(r *request) {
-	crc := payloadChecksum(r.p)
-	s.answerResync(r, Header{Type: FrameResyncData, PayloadCRC: crc}, r.p)
+// answer reads what a target asked for and sends it; it runs on a worker.
+func (s *session) answer(r *request, local *localDisk, dead bool) {
+	if local == nil || dead {
+		s.dropResync(r, ErrDiskFailed)
+		return
+	}
+	var pieces []piece
+	if isHole(local.disk, r.offsetBytes, r.lengthBytes) {
+		pieces = cutHole(pieces, r.lengthBytes, r.hashes)
+	} else {
+		if _, err := local.disk.ReadAt(r.p, int64(r.offsetBytes)); err != nil {
+			s.dropResync(r, fmt.Errorf("read %d bytes at %d for a resync: %w", len(r.p), r.offsetBytes, err))
+			return
+		}
+		pieces = cutPieces(pieces, r.p, r.hashes)
+	}
+	if !s.features.pieces {
+		pieces = wholePiece(pieces, r.lengthBytes)
+	}
+	s.sendPieces(r, pieces)
 }
 
-// dropResync gives a range up that could not be read, and with it the session: the target gets no answer.
-func (s *session) dropResync(r *request, err error) {
-	s.fail(err)
-	v := s.volume
-	v.mu.Lock()
-	delete(s.resync.reading, r.seq)
-	v.releaseLocked(r, nil)
-}
-
-// sendResyncZero answers that the range is all zeroes.
-func (s *session) sendResyncZero(r *request) { s.answerResync(r, Header{Type: FrameResyncZero}, nil) }
-
-func (s *session) answerResync(r *request, h Header, payload []byte) {
+// sendPieces answers; the range stays locked until the target has written all of it.
+func (s *session) sendPieces(r *request, pieces []piece) {
+	frames, payloads := make([]Header, len(pieces)), make([][]byte, len(pieces))
+	for i, p := range pieces {
+		frames[i] = Header{Type: p.kind.frame(), Seq: r.seq, Offset: r.offsetBytes + p.off, Length: p.n}
+		if p.kind != pieceData {
+			continue
+		}
+		payloads[i] = r.p[p.off:][:p.n]
+		if packed := s.pack(r, payloads[i]); packed != nil {
+			payloads[i], frames[i].Flags = packed, FlagCompressed
+		}
+		frames[i].PayloadCRC = payloadChecksum(payloads[i])
+	}
 	v := s.volume
 	v.mu.Lock()
 	if s.closed {
-		delete(s.resync.reading, r.seq)
-		v.releaseLocked(r, nil)
+		s.forgetLocked(r)
 		return
 	}
-	h.Seq, h.Offset, h.Length, h.Generation = r.seq, r.offsetBytes, r.lengthBytes, v.generation
+	sent := 0
+	for i := range frames {
+		frames[i].Generation = v.generation
+		s.dataWriter.append(&frames[i], payloads[i])
+		sent += len(payloads[i])
+	}
 	r.resynced = true // the answer is under way: whoever ends the session releases r
-	s.header = h
-	s.dataWriter.append(&s.header, payload)
 	v.mu.Unlock()
-	s.sentBytes.Add(h.Length) // r may be released by now
+	s.sentBytes.Add(uint64(sent))
 	s.dataWriter.Flush()
+}
+
+// pack returns the content compressed if that pays, else nil. The result lives as long as r.
+func (s *session) pack(r *request, content []byte) []byte {
+	if !s.features.zstd || len(content) < smallestPacked {
+		return nil
+	}
+	b := s.volume.buffers.get(len(content))
+	packed, err := s.packer.pack(content, s.dataWriter.linkRate(), b)
+	if packed == nil {
+		s.volume.buffers.put(b)
+		if err != nil {
+			s.resource.log.Warn("compression", "error", err)
+		}
+		return nil
+	}
+	r.packed = append(r.packed, b)
+	return packed
+}
+
+// dropResync ends the session because of a request that can't be answered.
+func (s *session) dropResync(r *request, err error) {
+	s.fail(err)
+	s.volume.mu.Lock()
+	s.forgetLocked(r)
+}
+
+// forgetLocked gives back what a request of the target holds; it unlocks Volume.mu.
+func (s *session) forgetLocked(r *request) {
+	delete(s.resync.reading, r.seq)
+	s.resync.readingBytes -= r.lengthBytes
+	s.volume.releaseLocked(r, nil)
 }
 
 // sourceWritten: the target has written the block; its range is free again.
@@ -251,13 +356,13 @@ func (s *session) sourceWritten(h *Header, text []byte) error {
 		v.mu.Unlock()
 		return fmt.Errorf("%s has written block %d, which was not sent", s.peer, h.Seq)
 	}
-	delete(s.resync.reading, h.Seq)
 	s.resync.written = append(s.resync.written, span{r.offsetBytes, r.lengthBytes})
 	s.resync.done += r.lengthBytes
-	s.clearEarlyLocked(r)
-	last := s.resync.scanned && len(s.resync.reading) == 0
+	s.observeLocked()
+	s.clearEarlyLocked(r.offsetBytes, r.lengthBytes)
+	last := s.resync.scanned && len(s.resync.reading) == 1
 	v.touched = true // a barrier now and then is enough while the resync goes on
-	v.releaseLocked(r, nil)
+	s.forgetLocked(r)
 	if last {
 		s.finishResync()
 	}
@@ -293,145 +398,16 @@ func (s *session) releaseResyncReads() {
 	v := s.volume
 	v.mu.Lock()
 	var sent []*request
-	for seq, r := range s.resync.reading {
+	for _, r := range s.resync.reading {
 		if r.resynced {
 			sent = append(sent, r)
-			delete(s.resync.reading, seq)
 		}
 	}
 	v.mu.Unlock()
 	for _, r := range sent {
 		v.mu.Lock()
-		v.releaseLocked(r, nil)
+		s.forgetLocked(r)
 	}
-}
-
-// targetStart makes this disk durably Inconsistent before anything of the resync is written to it, and offers its own
-// bits to the source.
-func (s *session) targetStart(h *Header) error {
-	store := s.localStore()
-	if store == nil {
-		return ErrDiskFailed
-	}
-	if err := s.resource.becomeInconsistent(h.Generation); err != nil {
-		return err
-	}
-	s.volume.mu.Lock()
-	s.resync.role = resyncTarget
-	s.volume.mu.Unlock()
-	switch {
-	case h.Flags&FlagFull != 0:
-		store.SetAll(s.slot)
-		if err := store.Persist(bitmap.SlotBit(s.slot)); err != nil {
-			return err
-		}
-		return s.targetReady()
-	case h.Flags&FlagKnown != 0:
-		store.ClearAll(s.slot) // the source's bitmap, which follows, supersedes it
-		return nil
-	}
-	return s.sendBitmap(store)
-}
-
-// targetReady tells the source and asks for the first blocks.
-func (s *session) targetReady() error {
-	if err := s.sendMessage(Header{Type: FrameResyncReady}, &resyncMessage{}); err != nil {
-		return err
-	}
-	v := s.volume
-	v.mu.Lock()
-	if v.local == nil { // it failed a moment ago
-		v.mu.Unlock()
-		return ErrDiskFailed
-	}
-	st := &s.resync
-	st.running, st.started, st.cursor = true, time.Now(), 0
-	st.total = v.local.store.DirtyBlocks(s.slot) * bitmap.BlockBytes
-	s.pullLocked()
-	v.mu.Unlock()
-	s.dataWriter.Flush()
-	s.resource.post(func() { s.resource.resyncBegan(s) })
-	return nil
-}
-
-// pullLocked asks for the next dirty blocks, as many as the window holds; after the last it says so.
-func (s *session) pullLocked() {
-	st, store := &s.resync, s.volume.local.store
-	for st.flying < resyncWindow && !st.scanned {
-		start, count, ok := store.NextDirty(s.slot, st.cursor)
-		if !ok {
-			break
-		}
-		count = min(count, MaxResyncBytes/bitmap.BlockBytes)
-		st.cursor = start + count
-		st.flying++
-		st.nextSeq++
-		s.header = Header{Type: FrameResyncRequest, Seq: st.nextSeq, Offset: start * bitmap.BlockBytes,
-			Length: count * bitmap.BlockBytes, Generation: s.generation}
-		s.dataWriter.append(&s.header, nil)
-	}
-	if st.flying == 0 && !st.scanned {
-		st.scanned = true
-		s.header = Header{Type: FrameResyncDone, Generation: s.generation}
-		s.header.setPayload([]byte("{}"))
-		s.dataWriter.append(&s.header, []byte("{}"))
-	}
-}
-
-// applyResync writes a block of the source.
-func (s *session) applyResync(in *frameReader, h *Header, b *burst) error {
-	v := s.volume
-	r := v.getRequest(applyOpcode(h.Type), h.Offset, h.Length)
-	r.origin, r.seq, r.resynced = s, h.Seq, true
-	if h.PayloadLength > 0 {
-		r.payload = v.buffers.get(int(h.PayloadLength))
-		r.p = r.payload.p
-		if err := in.payload(h, r.p); err != nil {
-			v.putRequest(r)
-			return err
-		}
-	}
-	v.mu.Lock()
-	if s.resync.role != resyncTarget || !s.resync.running || v.local == nil {
-		v.mu.Unlock()
-		v.putRequest(r)
-		return fmt.Errorf("%s sent %s out of turn", s.peer, h)
-	}
-	s.applying++
-	if others := v.outside &^ bitmap.SlotBit(s.slot); others != 0 {
-		v.local.store.Set(others, r.offsetBytes, r.lengthBytes)
-	}
-	v.mu.Unlock()
-	r.legs.Store(1)
-	if h.PayloadLength == 0 {
-		v.executeLocal(r, b)
-		return nil
-	}
-	v.resumeOnWorker(r, phaseLocal)
-	return nil
-}
-
-// resyncWritten tells the source that a block is on this disk and asks for more.
-func (v *Volume) resyncWritten(r *request, b Batch) {
-	s := r.origin
-	v.mu.Lock()
-	st := &s.resync
-	st.written = append(st.written, span{r.offsetBytes, r.lengthBytes})
-	st.done += r.lengthBytes
-	s.clearEarlyLocked(r)
-	st.flying--
-	if !s.closed && r.err == nil {
-		s.header = Header{Type: FrameResyncWritten, Seq: r.seq, Offset: r.offsetBytes, Length: r.lengthBytes}
-		s.ackWriter.append(&s.header, nil)
-		if v.local != nil {
-			s.pullLocked()
-		}
-	}
-	v.mu.Unlock()
-	s.receivedBytes.Add(r.lengthBytes)
-	s.ackWriter.Flush()
-	s.dataWriter.Flush()
-	v.appliedOne(r)
 }
 
 // addLegLocked makes s receive every write from now on.

@@ -22,12 +22,15 @@ type session struct {
 	peer     string
 	slot     int
 	hello    hello // what the peer said of itself when the session began
+	features features
+	packer   packer
 
 	dataConn, ackConn     net.Conn
 	dataWriter, ackWriter *frameWriter
 
 	lastHeard atomic.Int64 // nanoseconds since began
 	began     time.Time
+	paceWake  chan struct{}
 	closing   chan struct{} // closed by fail
 	ended     chan struct{} // closed when everything of the session has ended
 	failOnce  sync.Once
@@ -45,14 +48,17 @@ type session struct {
 	applying   int         // requests of the peer that are not finished here
 	header     Header      // scratch of the append calls
 	resync     resyncState
+	metered    bool // the resync has the application's writes timed
 	verify     verifySession
 }
 
 // newSession makes a session of two connections whose handshake is done.
 func newSession(res *Resource, peer hello, data, ack net.Conn) *session {
 	s := &session{resource: res, volume: res.volume, peer: peer.From, hello: peer, dataConn: data, ackConn: ack,
-		began: time.Now(), closing: make(chan struct{}), ended: make(chan struct{})}
-	s.resync.reading, s.verify.asked = map[uint64]*request{}, map[uint64]verifyAsk{}
+		began: time.Now(), paceWake: make(chan struct{}, 1), closing: make(chan struct{}), ended: make(chan struct{})}
+	s.features = res.features.with(peer.Features)
+	s.resync.reading, s.resync.flights = map[uint64]*request{}, map[uint64]*flight{}
+	s.verify.asked = map[uint64]verifyAsk{}
 	s.dataWriter = newFrameWriter(data, res.cfg.Timing.AckTimeout, s.fail)
 	s.ackWriter = newFrameWriter(ack, res.cfg.Timing.PeerTimeout, s.fail)
 	return s
@@ -66,13 +72,14 @@ func (s *session) fail(cause error) {
 	})
 }
 
-// run is the session's own loop. It owns the connections and the three loops on them; a failure of any, or of a
+// run is the session's own loop. It owns the connections and the loops on them; a failure of any, or of a
 // writer, wakes it. It ends when nothing of the session runs any more, and then tells the control loop.
 func (s *session) run() {
 	var loops sync.WaitGroup
 	loops.Go(func() { s.fail(s.readData()) })
 	loops.Go(func() { s.fail(s.readAcks()) })
 	loops.Go(s.watch)
+	loops.Go(s.pace)
 	select {
 	case <-s.closing:
 	case <-s.resource.ctx.Done():
@@ -85,6 +92,10 @@ func (s *session) run() {
 	s.closeWriter(s.ackWriter)
 	loops.Wait()
 	s.drain()
+	s.packer.close()
+	s.volume.mu.Lock()
+	s.meterLocked(false)
+	s.volume.mu.Unlock()
 	s.releaseResyncReads()
 	s.releaseVerifyAsks()
 	close(s.ended)

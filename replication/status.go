@@ -1,9 +1,6 @@
 package replication
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // Status is a snapshot of one resource on this node. It is the one source of text, JSON and metrics.
 type Status struct {
@@ -29,7 +26,7 @@ type PeerStatus struct {
 	Node                     string
 	Slot                     int
 	ConnectionState          string // StandAlone, Connecting, Connected
-	ReplicationState         string // Off, Established, SyncSource, SyncTarget, VerifyS, VerifyT
+	ReplicationState         string // Off, Established, SyncSource, SyncTarget, PausedSyncS, PausedSyncT, VerifyS, VerifyT
 	Role                     string // Primary, Secondary, Unknown
 	DiskState                string
 	OutOfSyncBytes           uint64
@@ -44,7 +41,9 @@ type ResyncStatus struct {
 	Source, Target        string
 	DoneBytes, TotalBytes uint64
 	BytesPerSecond        uint64
-	ETASeconds            int64 // -1: unknown
+	PausedBy              []string // nodes; empty: it is not
+	MaxRate               uint64   // this node's limit in bytes per second, 0: none
+	ETASeconds            int64    // -1: unknown
 }
 
 // Status returns a snapshot; it waits for the control loop, at most for as long as the resource runs.
@@ -129,18 +128,34 @@ func (r *Resource) resyncOf(l *link, s *session, ps *PeerStatus, st *Status) {
 		return
 	}
 	progress := &ResyncStatus{Source: r.cfg.Node, Target: l.node, DoneBytes: s.resync.done, TotalBytes: s.resync.total, ETASeconds: -1}
-	ps.ReplicationState, ps.DiskState = "SyncSource", "Inconsistent"
+	running, paused := "SyncSource", "PausedSyncS"
+	ps.DiskState = "Inconsistent"
 	if s.resync.role == resyncTarget {
 		progress.Source, progress.Target = l.node, r.cfg.Node
-		ps.ReplicationState, ps.DiskState = "SyncTarget", "UpToDate"
+		running, paused = "SyncTarget", "PausedSyncT"
+		ps.DiskState = "UpToDate"
 	}
-	if elapsed := time.Since(s.resync.started).Seconds(); elapsed > 0 && progress.DoneBytes > 0 {
-		progress.BytesPerSecond = uint64(float64(progress.DoneBytes) / elapsed)
-		if progress.BytesPerSecond > 0 && progress.TotalBytes >= progress.DoneBytes {
-			progress.ETASeconds = int64((progress.TotalBytes - progress.DoneBytes) / progress.BytesPerSecond)
-		}
+	progress.MaxRate, progress.PausedBy = v.resyncs.maxRate, s.pausedByLocked()
+	if ps.ReplicationState = running; len(progress.PausedBy) > 0 {
+		ps.ReplicationState = paused
+	}
+	if s.observeLocked(); len(progress.PausedBy) == 0 {
+		progress.BytesPerSecond = uint64(s.resync.progress.rate)
+		progress.ETASeconds = s.resync.progress.secondsLeft(progress.TotalBytes - min(progress.DoneBytes, progress.TotalBytes))
 	}
 	st.Resync = progress
+}
+
+// pausedByLocked is the nodes whose operators have paused the resync.
+func (s *session) pausedByLocked() []string {
+	var by []string
+	if s.volume.resyncs.paused {
+		by = append(by, s.resource.cfg.Node)
+	}
+	if s.resync.peerPaused {
+		by = append(by, s.peer)
+	}
+	return by
 }
 
 // Connect ends StandAlone towards a peer, "" for all.

@@ -268,6 +268,8 @@ func TestVerifyWithASessionCut(t *testing.T) {
 			c.promote("a")
 			c.wait("in sync", c.allInSync)
 			c.writeSome("a", 20)
+			c.write("a", 3<<20, randomBytes(8192)) // zeroes would not travel as data
+			c.flush("a")                           // else the end of the session would have it copied
 			c.corrupt("b", 3<<20, 8192)
 			armed.Store(true)
 			st := c.verify("a", VerifyOptions{Repair: true})

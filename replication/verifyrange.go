@@ -215,7 +215,7 @@ func (s *session) lost() error { return fmt.Errorf("the session with %s ended: %
 // hashRange reads r's range, unless it is a hole or too long.
 func (v *Volume) hashRange(disk Disk, r *request) rangeContent {
 	switch {
-	case isHole(disk, r):
+	case isHole(disk, r.offsetBytes, r.lengthBytes):
 		return rangeContent{hole: true}
 	case r.lengthBytes > MaxVerifyBytes:
 		return rangeContent{}

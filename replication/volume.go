@@ -57,7 +57,10 @@ type Volume struct {
 	// activityLogFull tells the control loop that cold extents wait for room; it must not block.
 	activityLogFull func()
 
-	hasLegs atomic.Bool // mirrors len(legs) > 0, so that checksums are computed outside the mutex only when needed
+	born     time.Time
+	metering atomic.Int32 // how many resyncs want the application's writes timed
+	latency  latencyMeter
+	hasLegs  atomic.Bool // mirrors len(legs) > 0, so that checksums are computed outside the mutex only when needed
 
 	mu         sync.Mutex
 	gate       gate
@@ -87,6 +90,8 @@ type Volume struct {
 	touched   bool      // the transfer log has grown since the last look
 	sealedAt  time.Time // when the last barrier began
 
+	resyncs resyncOptions
+
 	applied sync.Cond // a session's last request was applied
 
 	stats volumeStats
@@ -102,7 +107,7 @@ type volumeStats struct {
 
 // newVolume makes a volume that refuses all requests.
 func newVolume(sizeBytes uint64, workers int, logger *slog.Logger) *Volume {
-	v := &Volume{sizeBytes: sizeBytes, logger: logger, pool: newWorkerPool(workers), epoch: 1,
+	v := &Volume{sizeBytes: sizeBytes, logger: logger, pool: newWorkerPool(workers), epoch: 1, born: time.Now(),
 		failed: func(error) {}, activityLogFull: func() {}}
 	v.applied.L = &v.mu
 	return v
@@ -174,6 +179,9 @@ func (v *Volume) Extents(_ context.Context, off, n uint64, emit func(n uint64, h
 // submitClient counts r and takes its first step.
 func (v *Volume) submitClient(r *request, b Batch) {
 	v.stats.upperPending.Add(1)
+	if v.metering.Load() > 0 && r.mutates() {
+		r.began = time.Since(v.born)
+	}
 	if r.op != opFlush && r.lengthBytes == 0 {
 		v.complete(r, b)
 		return
@@ -348,7 +356,7 @@ func (v *Volume) legDone(r *request, b Batch) {
 func (v *Volume) finish(r *request, b Batch) {
 	switch {
 	case r.resynced:
-		v.resyncWritten(r, b)
+		v.resyncWritten(r)
 		return
 	case r.op == opVerify:
 		v.finishVerify(r, b)
@@ -396,6 +404,9 @@ func (v *Volume) unlockRangeLocked(r *request) {
 // complete answers r, which holds nothing any more.
 func (v *Volume) complete(r *request, b Batch) {
 	completion, err := r.completion, r.err
+	if r.began > 0 && err == nil {
+		v.latency.add(time.Since(v.born) - r.began)
+	}
 	v.count(r)
 	v.putRequest(r)
 	if completion != nil {

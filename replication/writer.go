@@ -52,6 +52,7 @@ type frameWriter struct {
 	drainers int         // who waits for the end of the sending
 	failure  error
 	closed   bool
+	meter    linkMeter // fed by the loop
 
 	done chan struct{} // closed when the loop has ended
 }
@@ -205,9 +206,11 @@ func (w *frameWriter) sendAll() error {
 		if err := w.conn.SetWriteDeadline(time.Now().Add(w.stall)); err != nil {
 			return err
 		}
+		began := time.Now()
 		n, err := w.sendSome()
 		w.active.consume(n)
 		w.mu.Lock()
+		w.meter.add(n, time.Since(began))
 		w.unsent = w.active.bytes
 		w.mu.Unlock()
 		if errors.Is(err, os.ErrDeadlineExceeded) && n == 0 {
@@ -243,6 +246,13 @@ func (w *frameWriter) queuedBytes() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.pending.bytes + w.unsent
+}
+
+// linkRate is how many bytes per second the connection takes; 0 if it never had to be waited for.
+func (w *frameWriter) linkRate() float64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.meter.rate
 }
 
 // drain waits until everything that was flushed is sent and reports whether that happened within the limit. It is for a

@@ -20,6 +20,7 @@ type fakeNode struct {
 	created *control.ResourceCreateRequest
 	peer    string
 	joined  *control.JoinRequest
+	resync  *control.ResyncRequest
 	hang    bool
 
 	verified  []control.VerifyStatus // what VerifyStatus answers, one after the other; the last for ever
@@ -83,6 +84,11 @@ func (f *fakeNode) ResyncStatus(context.Context, string) (*control.ResyncStatus,
 
 func (f *fakeNode) Explain(context.Context, string) (*control.Explanation, error) {
 	return testExplanation(), f.failure
+}
+
+func (f *fakeNode) ChangeResync(_ context.Context, _ string, r *control.ResyncRequest) error {
+	f.resync = r
+	return f.failure
 }
 
 func (f *fakeNode) Verify(_ context.Context, _ string, r *control.VerifyRequest) (*control.VerifyStatus, error) {

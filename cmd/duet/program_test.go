@@ -25,6 +25,14 @@ func TestUsageErrors(t *testing.T) {
 		{"connect", "RESOURCE is missing"},
 		{"disconnect", "RESOURCE is missing"},
 		{"resync status", "RESOURCE is missing"},
+		{"resync pause", "RESOURCE is missing"},
+		{"resync resume", "RESOURCE is missing"},
+		{"resync resume r0 --max-rate fast", "fast"},
+		{"resync set", "RESOURCE is missing"},
+		{"resync set r0", "--max-rate"},
+		{"resync set r0 --max-rate 10MB", "MiB"},
+		{"resync set r0 --max-rate 100", "4 KiB"},
+		{"resync set r0 --compare never", "auto or always"},
 		{"verify", "RESOURCE is missing"},
 		{"verify r0 --rate fast", "fast"},
 		{"verify r0 --rate 1KiB", "too slow"},
@@ -79,7 +87,7 @@ func TestNoDaemon(t *testing.T) {
 	for _, line := range []string{
 		"status", "status r0 --json", "primary r0", "secondary r0", "connect r0", "disconnect r0 n2", "token", "node list",
 		"resource list", "resource show r0", "resource delete r0", "resource create r0 --size 1GiB --on a=/x",
-		"resync status r0", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "version --daemon",
+		"resync status r0", "resync pause r0", "resync resume r0", "resync set r0 --max-rate off", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "version --daemon",
 	} {
 		got := duet(t.Context(), "/nonexistent", strings.Fields(line)...)
 		want := "duet: the daemon is not running in /nonexistent\nduet: start it with `duet --dir /nonexistent run`\n"

@@ -154,6 +154,9 @@ func renderResync(r *control.ResyncStatus) string {
 		return line + ", waiting"
 	}
 	line += fmt.Sprintf(", %s/s", kib(r.RateKiBs))
+	if r.MaxRateKiBs > 0 {
+		line += fmt.Sprintf(" (at most %s/s)", kib(r.MaxRateKiBs))
+	}
 	if r.ETA == nil {
 		return line
 	}

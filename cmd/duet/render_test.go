@@ -112,6 +112,8 @@ func TestRenderResync(t *testing.T) {
 			"a -> b  [#######################.]  99.9%  977 MiB of 977 MiB, 1.0 MiB/s, 0s left"},
 		{control.ResyncStatus{State: control.ResyncRunning, Source: "a", Target: "b", DoneKiB: 3, TotalKiB: 2, ETA: inSeconds(3661)},
 			"a -> b  [########################] 100.0%  3.0 KiB of 2.0 KiB, 0 B/s, 1h1m1s left"},
+		{control.ResyncStatus{State: control.ResyncRunning, Source: "a", Target: "b", DoneKiB: 1, TotalKiB: 2, RateKiBs: 1024, MaxRateKiBs: 2048},
+			"a -> b  [############............]  50.0%  1.0 KiB of 2.0 KiB, 1.0 MiB/s (at most 2.0 MiB/s)"},
 		{control.ResyncStatus{State: control.ResyncWaiting, Source: "a", Target: "b", TotalKiB: 4},
 			"a -> b  [........................]   0.0%  0 B of 4.0 KiB, waiting"},
 		{control.ResyncStatus{State: control.ResyncPaused, Source: "a", Target: "b", DoneKiB: 2, TotalKiB: 4, PausedBy: []string{"a", "b"}},

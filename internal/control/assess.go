@@ -95,7 +95,7 @@ func assessResync(_ string, r *ResourceStatus) (string, string) {
 	}
 	if r.Resync.State == ResyncPaused {
 		return fmt.Sprintf("the resync of %s is paused by %s: %s", r.Resync.Target, join(r.Resync.PausedBy), protected),
-			fmt.Sprintf("`duet resync resume %s`", r.Name)
+			fmt.Sprintf("`duet resync resume %s` on %s", r.Name, join(r.Resync.PausedBy))
 	}
 	return fmt.Sprintf("%s is being resynced from %s: until then %s", r.Resync.Target, r.Resync.Source, protected), ""
 }

@@ -50,7 +50,7 @@ func TestAssess(t *testing.T) {
 		{"resync among three", "a", base(inSync("a", "c"), resync(ResyncRunning)),
 			"b is being resynced from a: until then a and c hold every acknowledged write", ""},
 		{"paused resync", "a", base(inSync("a"), resync(ResyncPaused)),
-			"the resync of b is paused by a: only a has every acknowledged write", "`duet resync resume r0`"},
+			"the resync of b is paused by a: only a has every acknowledged write", "`duet resync resume r0` on a"},
 		{"the peer is gone", "a", base(inSync("a"), link(ConnectionConnecting, "connection refused")),
 			"b is not connected: only a has every acknowledged write (connection refused)",
 			"check that `duet run` runs on b and that the network reaches it"},

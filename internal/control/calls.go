@@ -102,6 +102,17 @@ func (c *Client) Explain(ctx context.Context, resource string) (*Explanation, er
 	return aboutResource[Explanation](ctx, c, http.MethodGet, resource, "explain", nil)
 }
 
+// ChangeResync asks the node to pause, resume, limit or otherwise change its resyncs.
+func (c *Client) ChangeResync(ctx context.Context, resource string, r *ResyncRequest) error {
+	if err := checkResource(resource); err != nil {
+		return err
+	}
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, resourcePath(resource, "resync"), r, nil)
+}
+
 // Verify begins to compare the replicas of a resource.
 func (c *Client) Verify(ctx context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error) {
 	if err := r.Validate(); err != nil {

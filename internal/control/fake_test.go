@@ -92,6 +92,10 @@ func (f *fakeNode) ResyncStatus(_ context.Context, resource string) (*ResyncStat
 	return fakeResync(), f.ask("ResyncStatus", resource)
 }
 
+func (f *fakeNode) ChangeResync(_ context.Context, resource string, r *ResyncRequest) error {
+	return f.ask("ChangeResync", resource, *r)
+}
+
 func fakeResync() *ResyncStatus {
 	seconds := int64(3)
 	return &ResyncStatus{Resource: "r0", State: ResyncRunning, DoneKiB: 5, TotalKiB: 10, ETA: &seconds}

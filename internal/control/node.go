@@ -20,6 +20,7 @@ type Node interface {
 	Connect(ctx context.Context, resource string, r *PeerRequest) error
 	Disconnect(ctx context.Context, resource string, r *PeerRequest) error
 	ResyncStatus(ctx context.Context, resource string) (*ResyncStatus, error)
+	ChangeResync(ctx context.Context, resource string, r *ResyncRequest) error
 	// Explain tells the decisions about the peers, or what a Secondary knows of its replica.
 	Explain(ctx context.Context, resource string) (*Explanation, error)
 

@@ -116,6 +116,22 @@ type PeerRequest struct {
 	Peer string `json:"peer,omitempty"`
 }
 
+// Comparison says when a resync compares hashes before it copies.
+type Comparison string
+
+// The comparisons: when much is likely to be equal, or always.
+const (
+	CompareAuto   Comparison = "auto"
+	CompareAlways Comparison = "always"
+)
+
+// ResyncRequest changes how a node takes part in resyncs, until it restarts; nil leaves a thing as it is.
+type ResyncRequest struct {
+	Paused  *bool       `json:"paused,omitempty"`
+	MaxRate *uint64     `json:"max-rate,omitempty"` // bytes per second, for each resync; 0 lifts the limit
+	Compare *Comparison `json:"compare,omitempty"`
+}
+
 // TokenRequest asks for a join token.
 type TokenRequest struct {
 	TTL Duration `json:"ttl"`

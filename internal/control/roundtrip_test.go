@@ -46,6 +46,7 @@ var (
 	testCreate  = ResourceCreateRequest{Name: "r0", SizeBytes: 1 << 20, Replicas: []Replica{{"a", "/d"}}, Ack: AckDurable}
 	testID      = strings.Repeat("0a", 16)
 	testPrepare = PrepareReplicaRequest{Resource: "r0", ID: testID, Slot: 1, SizeBytes: 4096, Path: "/d"}
+	testResync  = ResyncRequest{Paused: new(true), MaxRate: new(uint64(8192)), Compare: new(CompareAlways)}
 	testJoin    = JoinRequest{Name: "b", Kind: KindData, Address: "h:1", CSR: []byte("csr")}
 )
 
@@ -95,6 +96,9 @@ var calls = []struct {
 		[]any{"ResyncStatus", "r0"}, fakeResync()},
 	{"explain", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Explain(ctx, "r0") },
 		[]any{"Explain", "r0"}, fakeExplanation()},
+	{"change resync", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return nil, c.ChangeResync(ctx, "r0", &testResync)
+	}, []any{"ChangeResync", "r0", testResync}, nil},
 	{"verify", fromLocal, func(ctx context.Context, c *Client) (any, error) {
 		return c.Verify(ctx, "r0", &VerifyRequest{Repair: true, BytesPerSecond: MinVerifyRate})
 	}, []any{"Verify", "r0", VerifyRequest{Repair: true, BytesPerSecond: MinVerifyRate}}, fakeVerify()},

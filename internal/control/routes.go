@@ -67,6 +67,9 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	route(fromLocal, "GET /v1/resources/{name}/explain", get(func(r *http.Request) (*Explanation, error) {
 		return n.Explain(r.Context(), r.PathValue("name"))
 	}))
+	route(fromLocal, "POST /v1/resources/{name}/resync", post(func(r *http.Request, in *ResyncRequest) (none, error) {
+		return none{}, n.ChangeResync(r.Context(), r.PathValue("name"), in)
+	}))
 	route(fromLocal, "POST /v1/resources/{name}/delete", post(func(r *http.Request, in *ResourceDeleteRequest) (none, error) {
 		return none{}, n.ResourceDelete(r.Context(), r.PathValue("name"), in)
 	}))

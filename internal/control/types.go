@@ -147,7 +147,7 @@ type PeerDeviceStatus struct {
 	ReplicationState ReplicationState `json:"replication-state"`
 	PeerDiskState    DiskState        `json:"peer-disk-state"`
 	PeerClient       bool             `json:"peer-client"`
-	ResyncSuspended  string           `json:"resync-suspended"` // "no", or who suspended it: "user", "peer", "dependency"
+	ResyncSuspended  string           `json:"resync-suspended"` // "no", or who suspended it: "user", "peer", "user,peer"
 	ReceivedKiB      uint64           `json:"received"`
 	SentKiB          uint64           `json:"sent"`
 	OutOfSyncKiB     uint64           `json:"out-of-sync"`
@@ -188,6 +188,8 @@ type ResyncStatus struct {
 	RateKiBs uint64      `json:"rate"`  // KiB per second, of late
 	ETA      *int64      `json:"eta-s"` // nil while it can't be told
 	PausedBy []string    `json:"paused-by"`
+	// MaxRateKiBs is the limit that this node's operator has set; 0: none.
+	MaxRateKiBs uint64 `json:"max-rate,omitempty"`
 }
 
 // VerifyState says how far a verify is.

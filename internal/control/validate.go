@@ -84,6 +84,20 @@ func (r *PeerRequest) Validate() error {
 	return checkName("peer", r.Peer)
 }
 
+// minResyncRate is low enough for any link, and high enough that a resync gets on.
+const minResyncRate = 4096
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *ResyncRequest) Validate() error {
+	if r.MaxRate != nil && *r.MaxRate > 0 && *r.MaxRate < minResyncRate {
+		return Errorf(CodeUsage, "a resync can't be limited to %d bytes per second: 4 KiB per second is the least", *r.MaxRate)
+	}
+	if r.Compare != nil && *r.Compare != CompareAuto && *r.Compare != CompareAlways {
+		return Errorf(CodeUsage, "compare is %.40q: auto or always are possible", *r.Compare)
+	}
+	return nil
+}
+
 // Validate checks the request. Its errors have CodeUsage.
 func (r *VerifyRequest) Validate() error {
 	if r.BytesPerSecond != 0 && r.BytesPerSecond < MinVerifyRate {

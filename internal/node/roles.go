@@ -141,6 +141,19 @@ func (n *Node) Disconnect(_ context.Context, resource string, r *control.PeerReq
 	return peerError(resource, replica.Disconnect(r.Peer))
 }
 
+// ChangeResync implements control.Node.
+func (n *Node) ChangeResync(_ context.Context, resource string, r *control.ResyncRequest) error {
+	replica, err := n.replica(resource)
+	if err != nil {
+		return err
+	}
+	change := replication.ResyncChange{Paused: r.Paused, MaxRate: r.MaxRate}
+	if r.Compare != nil {
+		change.CompareAlways = new(*r.Compare == control.CompareAlways)
+	}
+	return replica.ChangeResync(change)
+}
+
 func peerError(resource string, err error) error {
 	if errors.Is(err, replication.ErrRefused) {
 		return control.Errorf(control.CodeNotFound, "%v", err).WithHint("see `duet resource show %s`", resource)

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"duet/internal/control"
@@ -159,9 +160,26 @@ func (n *Node) connectionStatus(resource string, p *replication.PeerStatus, runn
 		Pending: uint64(max(p.Pending, 0)), PercentInSync: p.PercentInSync}
 	if running != nil && (running.Source == p.Node || running.Target == p.Node) {
 		d.Resync, d.HasSyncDetails = resyncStatus(resource, running), true
+		d.ResyncSuspended = suspendedBy(running.PausedBy, p.Node)
 	}
 	c.PeerDevices = []control.PeerDeviceStatus{d}
 	return c
+}
+
+// suspendedBy is who paused a resync, in DRBD's words: the user of this node, or the peer.
+func suspendedBy(nodes []string, peer string) string {
+	var by []string
+	for _, node := range nodes {
+		word := "user"
+		if node == peer {
+			word = "peer"
+		}
+		by = append(by, word)
+	}
+	if len(by) == 0 {
+		return "no"
+	}
+	return strings.Join(by, ",")
 }
 
 func resyncStatus(resource string, r *replication.ResyncStatus) *control.ResyncStatus {
@@ -169,7 +187,11 @@ func resyncStatus(resource string, r *replication.ResyncStatus) *control.ResyncS
 		return nil
 	}
 	out := &control.ResyncStatus{Resource: resource, State: control.ResyncRunning, Source: r.Source, Target: r.Target,
-		DoneKiB: r.DoneBytes / kib, TotalKiB: r.TotalBytes / kib, RateKiBs: r.BytesPerSecond / kib, PausedBy: []string{}}
+		DoneKiB: r.DoneBytes / kib, TotalKiB: r.TotalBytes / kib, RateKiBs: r.BytesPerSecond / kib, PausedBy: []string{},
+		MaxRateKiBs: r.MaxRate / kib}
+	if len(r.PausedBy) > 0 {
+		out.State, out.PausedBy = control.ResyncPaused, r.PausedBy
+	}
 	if r.ETASeconds >= 0 {
 		out.ETA = &r.ETASeconds
 	}

@@ -25,6 +25,7 @@ type config struct {
 	dir       string
 	jsonPath  string
 	resync    bool
+	during    bool
 	binary    string // of duet; built when empty
 }
 
@@ -39,6 +40,7 @@ func parseConfig(arguments []string) (*config, error) {
 	flags.StringVar(&c.dir, "dir", os.TempDir(), "directory for the files; on a real disk")
 	flags.StringVar(&c.jsonPath, "json", "", "file that gets every single measurement")
 	flags.BoolVar(&c.resync, "resync", true, "measure a full resync beside nbdcopy (needs duet among the servers)")
+	flags.BoolVar(&c.during, "during", false, "measure small writes during a resync beside idle ones (needs duet among the servers)")
 	flags.StringVar(&c.binary, "duet", "", "the duet program (built from this tree when empty)")
 	if err := flags.Parse(arguments); err != nil {
 		return nil, err
@@ -65,5 +67,6 @@ func (c *config) validate() error {
 		return errors.New("at least one round of one second on 64 MiB is needed")
 	}
 	c.resync = c.resync && slices.Contains(c.peers, "duet")
+	c.during = c.during && slices.Contains(c.peers, "duet")
 	return nil
 }

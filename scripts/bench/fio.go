@@ -32,6 +32,11 @@ func measure(ctx context.Context, r row, uri string, c *config) (measurement, er
 	if err := syncFileSystem(c.dir); err != nil {
 		return measurement{}, err
 	}
+	return fio(ctx, r, uri, c)
+}
+
+// fio runs fio once, whatever else goes on.
+func fio(ctx context.Context, r row, uri string, c *config) (measurement, error) {
 	command := exec.CommandContext(ctx, "fio", r.fioArguments(uri, c)...)
 	var stdout, stderr bytes.Buffer
 	command.Stdout, command.Stderr = &stdout, &stderr

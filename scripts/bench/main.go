@@ -49,6 +49,11 @@ func run(ctx context.Context, arguments []string) (err error) {
 			return err
 		}
 	}
+	if config.during {
+		if err := b.measureDuring(ctx); err != nil {
+			return err
+		}
+	}
 	b.results.print(os.Stdout, config)
 	if config.jsonPath == "" {
 		return nil

@@ -13,6 +13,33 @@ import (
 type results struct {
 	Rows   map[string]map[string][]measurement `json:"rows"`
 	Copies map[string][]float64                `json:"resync-bytes-per-second,omitempty"` // by way of copying
+	During []duringResync                      `json:"during-resync,omitempty"`
+}
+
+// duringResync is the same work without and with a resync.
+type duringResync struct {
+	Idle   measurement `json:"idle"`
+	During measurement `json:"during"`
+	Resync float64     `json:"resync-bytes-per-second"`
+}
+
+func (r *results) addDuring(idle, during measurement, resync float64) {
+	r.During = append(r.During, duringResync{idle, during, resync})
+}
+
+// printDuring says what a resync costs the application, round by round.
+func (r *results) printDuring(w io.Writer) {
+	if len(r.During) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s, idle and during a resync at full speed (p99: goal is at most %.1f times the idle one)\n\n", allRows[0].name, duringGoal)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "idle IOPS\tp99\tduring IOPS\tp99\tratio of p99\tresync MB/s")
+	for _, d := range r.During {
+		fmt.Fprintf(t, "%.0f\t%v\t%.0f\t%v\t%.2f\t%.0f\n", d.Idle.IOPS, d.Idle.P99, d.During.IOPS, d.During.P99,
+			float64(d.During.P99)/float64(d.Idle.P99), d.Resync/1e6)
+	}
+	flush(t)
 }
 
 func (r *results) add(row, server string, m measurement) {
@@ -50,6 +77,7 @@ func (r *results) print(w io.Writer, c *config) {
 	fmt.Fprintf(w, "\nratio to %s: median (lowest-highest of the rounds)\n\n", baseline)
 	r.printRatios(w, c)
 	r.printCopies(w)
+	r.printDuring(w)
 }
 
 func (r *results) printFigures(w io.Writer, c *config) {
