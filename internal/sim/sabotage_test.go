@@ -15,7 +15,6 @@ var deliberateBugs = map[string]uint64{
 	"ack-before-commit": 401,
 	"evict-unsaved":     1,
 	"forget-log":        11,
-	"ignore-boot":       103,
 	"keep-set":          8,
 	"no-outside-bits":   1,
 	"skip-activity-log": 1,
