@@ -214,6 +214,27 @@ func TestMetadataFail(t *testing.T) {
 	c.wait("a goes on through b", func() bool { return c.inSync() == "[b]" })
 }
 
+// A superblock that can't be written ends the use of the disk also where a session writes it: else the peer would begin
+// the same resync for ever.
+func TestTargetSuperblockFails(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.crash("b")
+	c.write("a", 0, randomBytes(4096))
+	c.tweak = func(r *Resource) {
+		promised := c.nodes["a"].resource.superblock().Promised
+		fault := func(operation string) error {
+			if operation == "write" && r.superblock().Promised >= promised {
+				return syscall.EIO
+			}
+			return nil
+		}
+		c.nodes["b"].meta.fault.Store(&fault)
+	}
+	c.start("b")
+	c.wait("b gives its disk up", func() bool { return c.diskState("b") == "Failed" })
+}
+
 // A disk that was restored without its metadata, or the other way round, is not in sync whatever the record says.
 func TestDiskAndMetadataOfDifferentTimes(t *testing.T) {
 	c := newTestCluster(t, "a", "b")

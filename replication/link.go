@@ -2,7 +2,6 @@ package replication
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -56,78 +55,6 @@ func (l *link) refresh(conf *Configuration) {
 	if replica := conf.replica(l.node); replica != nil {
 		l.slot = replica.Slot
 	}
-}
-
-// dialLoop owns the attempts to connect; a lost session or Connect wakes it, else the back-off; Close ends it.
-func (l *link) dialLoop() {
-	r := l.resource
-	backoff := r.cfg.Timing.RetryMin
-	for {
-		var mine hello
-		want := false
-		if r.call(r.ctx, func() {
-			if want = l.session == nil && !l.standAlone && !l.lost && !r.closing; want {
-				mine = r.helloTo(l)
-			}
-		}) != nil {
-			return
-		}
-		if want {
-			if err := l.dial(mine); err != nil {
-				r.log.Debug("connect", "peer", l.node, "error", err)
-				r.post(func() { l.reason = err.Error() })
-				backoff = min(2*backoff, r.cfg.Timing.RetryMax)
-			} else {
-				backoff = r.cfg.Timing.RetryMin
-			}
-		}
-		timer := time.NewTimer(backoff)
-		select {
-		case <-r.ctx.Done():
-			timer.Stop()
-			return
-		case <-l.wake:
-			timer.Stop()
-		case <-timer.C:
-		}
-	}
-}
-
-// dial opens both connections of a session.
-func (l *link) dial(mine hello) error {
-	r := l.resource
-	ctx, cancel := context.WithTimeout(r.ctx, handshakeLimit)
-	defer cancel()
-	if _, err := rand.Read(mine.SessionID[:]); err != nil {
-		return err
-	}
-	mine.Kind = dataConnection
-	data, theirs, err := l.dialOne(ctx, &mine)
-	if err != nil {
-		return err
-	}
-	mine.Kind = ackConnection
-	ack, _, err := l.dialOne(ctx, &mine)
-	if err != nil {
-		return errors.Join(err, data.Close())
-	}
-	r.post(func() { l.install(&mine, theirs, data, ack) })
-	return nil
-}
-
-func (l *link) dialOne(ctx context.Context, mine *hello) (net.Conn, hello, error) {
-	conn, err := l.resource.cfg.Dial(ctx, l.node)
-	if err != nil {
-		return nil, hello{}, err
-	}
-	theirs, err := greet(conn, mine)
-	if err == nil {
-		err = l.resource.checkHello(&theirs)
-	}
-	if err != nil {
-		return nil, hello{}, errors.Join(err, conn.Close())
-	}
-	return conn, theirs, nil
 }
 
 // greet sends a Hello and reads the reply.

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -134,4 +135,48 @@ func TestMemberConnectsDuringItsRemoval(t *testing.T) {
 		return generation >= 4 && c.allInSync()
 	})
 	c.equal()
+}
+
+// lastWord passes proposals on, but never returns from an admission: the Primary dies before it hears of the commit.
+type lastWord struct{ Arbiter }
+
+func (a lastWord) Propose(ctx context.Context, p Proposal) (Configuration, error) {
+	conf, err := a.Arbiter.Propose(ctx, p)
+	if p.Kind == ProposeAdd {
+		<-ctx.Done()
+		return Configuration{}, ctx.Err()
+	}
+	return conf, err
+}
+
+// A replica is in sync from the commit on, whether or not the Primary lived to tell it.
+func TestAdmissionWithoutThePrimary(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.crash("a")
+	c.tweak = func(r *Resource) {
+		if r.cfg.Node == "a" {
+			r.cfg.Arbiter = lastWord{r.cfg.Arbiter}
+		}
+	}
+	c.start("a")
+	c.promote("a")
+	c.crash("b")
+	want := randomBytes(4096)
+	c.write("a", 8192, want)
+	c.arbiter.mu.Lock()
+	c.arbiter.learn = func(conf Configuration) {
+		c.nodes["b"].resource.Learn(conf)
+		if !conf.inSync("b") {
+			c.nodes["a"].resource.Learn(conf)
+		}
+	}
+	c.arbiter.mu.Unlock()
+	c.start("b")
+	c.wait("b admitted", func() bool { return c.inSync() == "[a b]" })
+	c.crash("a")
+	c.wait("b promoted", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
+	got := make([]byte, len(want))
+	if err := c.tryRead("b", 8192, got); err != nil || string(got) != string(want) {
+		t.Fatalf("other data, or %v", err)
+	}
 }

@@ -196,14 +196,16 @@ func (r *Resource) reconcile() {
 }
 
 // mayAdopt reports whether the learned configuration can be promised now. While the same Primary goes on, a Secondary
-// waits for the Primary's own word, so that a frame under way is not refused; a change of the Primary is promised once
-// every session has ended, so that nothing of the old one is applied afterwards.
+// that is connected waits for the Primary's own word, so that a frame under way is not refused; a change of the Primary is
+// promised once every session has ended, so that nothing of the old one is applied afterwards. Without a session the
+// record is all there will be: a Primary that died behind the commit of an admission can't tell the one it admitted.
 func (r *Resource) mayAdopt() bool {
 	if r.serving && r.learned.samePrimary(&r.adopted) {
 		return true
 	}
 	if r.adopted.Generation > 0 && !r.serving && r.learned.samePrimary(&r.adopted) && r.learned.Primary != "" {
-		return false
+		l := r.links[r.learned.Primary]
+		return l == nil || l.session == nil
 	}
 	if r.serving {
 		r.fence(fmt.Sprintf("generation %d has Primary %q", r.learned.Generation, r.learned.Primary))
@@ -377,7 +379,8 @@ func (r *Resource) becomeInconsistent(generation uint64) error {
 	})
 }
 
-// updateSuperblock changes the superblock durably.
+// updateSuperblock changes the superblock durably. A disk whose superblock can't be written is given up: what it says
+// about itself would be wrong from here on.
 func (r *Resource) updateSuperblock(change func(sb *Superblock)) error {
 	r.superTurn <- struct{}{}
 	defer func() { <-r.superTurn }()
@@ -387,6 +390,7 @@ func (r *Resource) updateSuperblock(change func(sb *Superblock)) error {
 	sb := r.super.superblock()
 	change(&sb)
 	if err := r.super.write(sb); err != nil {
+		r.post(func() { r.diskFailed(err) })
 		return err
 	}
 	r.superKnown.Store(&sb)

@@ -12,12 +12,21 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
-// play runs one history and checks it.
+// stuckAfter is real time: a history takes a small part of it, whatever the machine.
+const stuckAfter = 4 * time.Minute
+
+// play runs one history and checks it. One in which virtual time stands still ends the whole run, since nothing else
+// can: with its seed and what its goroutines wait for.
 func play(t *testing.T, plan Plan) (counts Counts, err error) {
 	var w *world
 	bubble := ""
+	watchdog := time.AfterFunc(stuckAfter, func() {
+		panic(fmt.Sprintf("seed %d is stuck\n%s", plan.Seed, stacksOf(bubble)))
+	})
+	defer watchdog.Stop()
 	defer func() {
 		if failure := recover(); failure != nil { // goroutines that are left over, above all
 			err = fmt.Errorf("%v\n%s\n%s", failure, w.left(), stacksOf(bubble))
