@@ -11,33 +11,30 @@ import (
 // dialPace spaces the attempts to connect. A few sessions may follow each other at once: a change of the generation ends
 // one, and the next begins anew. After these the pauses grow, also when each attempt succeeds.
 type dialPace struct {
-	timing   *Timing
-	backoff  time.Duration
-	sessions int // in a row, each soon after the one before
-	last     time.Time
+	timing    *Timing
+	backoff   time.Duration // after the last attempt that failed
+	rest      time.Duration // after the last one that succeeded
+	brief     int           // sessions in a row that ended at once
+	connected time.Time
 }
 
-// sessionsAtOnce is how many follow each other without a pause.
-const sessionsAtOnce = 4
+// briefAtOnce is how many sessions that end at once follow each other without a pause.
+const briefAtOnce = 4
 
 // next is the pause after an attempt: at least rest, and limit unless something happens.
 func (p *dialPace) next(now time.Time, connected bool) (rest, limit time.Duration) {
-	if p.backoff == 0 || now.Sub(p.last) > 2*p.timing.RetryMax {
-		p.sessions, p.backoff = 0, p.timing.RetryMin
-	}
-	p.last = now
 	if !connected {
-		p.sessions = 0
-		p.backoff = min(2*p.backoff, p.timing.RetryMax)
+		p.backoff = min(max(2*p.backoff, p.timing.RetryMin), p.timing.RetryMax)
 		return 0, p.backoff
 	}
-	p.sessions++
-	if p.sessions < sessionsAtOnce {
-		p.backoff = p.timing.RetryMin
-		return 0, p.backoff
+	if now.Sub(p.connected) > p.rest+p.timing.RetryMin {
+		p.brief, p.rest = 0, 0
 	}
-	p.backoff = min(2*p.backoff, p.timing.RetryMax)
-	return p.backoff, p.backoff
+	p.connected, p.backoff = now, 0
+	if p.brief++; p.brief >= briefAtOnce {
+		p.rest = min(max(2*p.rest, p.timing.RetryMin), p.timing.RetryMax)
+	}
+	return p.rest, max(p.rest, p.timing.RetryMin)
 }
 
 // dialLoop owns the attempts to connect; a lost session or Connect wakes it, else the back-off; Close ends it.

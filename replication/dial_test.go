@@ -19,7 +19,7 @@ func TestDialPace(t *testing.T) {
 		rests = append(rests, rest)
 		now = now.Add(rest + time.Millisecond)
 	}
-	if rests[0] != 0 || rests[sessionsAtOnce-2] != 0 || rests[sessionsAtOnce-1] == 0 || rests[11] != timing.RetryMax {
+	if rests[0] != 0 || rests[briefAtOnce-2] != 0 || rests[briefAtOnce-1] == 0 || rests[11] != timing.RetryMax {
 		t.Errorf("sessions that end at once: %v", rests)
 	}
 	if rest, _ := p.next(now.Add(time.Minute), true); rest != 0 {
