@@ -78,6 +78,19 @@ func Inspect(v View, cfg Config) (*Inspection, error) {
 	return &i.report, nil
 }
 
+// HotExtents are those that may have been written when the log was left, ascending, as Open would find them. known is false
+// if the log is damaged beyond what a crash explains: then it may be any. Nothing is changed.
+func HotExtents(v View, cfg Config) (extents []uint32, known bool, err error) {
+	if err := checkRegion(v, cfg); err != nil {
+		return nil, false, err
+	}
+	cfg = cfg.withDefaults()
+	g := newGeometry(cfg.DeviceBytes, cfg.ALExtents)
+	i := &inspector{view: v, g: &g, ring: newRing(&g), buffer: make([]byte, diskBlockBytes)}
+	i.readLog()
+	return i.report.Log.Hot, !i.report.Log.Damaged, nil
+}
+
 // inspector is one run of Inspect.
 type inspector struct {
 	view      View

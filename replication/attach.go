@@ -57,14 +57,20 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 		return err
 	}
 	suspect := r.tagDiffers(&sb, disk)
+	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
+		OnFull: func() { r.volume.activityLogFull() }}
 	if sb.Failed {
-		suspect = suspect || !r.soleCopy()
 		r.emit("disk", "", "Attaching", "it failed before: "+sb.FailReason)
+		if r.soleCopy() {
+			if err := rewriteHot(disk, newBitmapRegion(meta, sb.Layout()), cfg); err != nil {
+				return fmt.Errorf("the disk of %s failed before (%s), and does again: %w", sb.ResourceName, sb.FailReason, err)
+			}
+		} else {
+			suspect = true
+		}
 		sb.Failed = false
 		sb.setFailReason("")
 	}
-	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
-		OnFull: func() { r.volume.activityLogFull() }}
 	peers := r.learned.othersMask(r.cfg.Node)
 	store, recovery, err := bitmap.Open(newBitmapRegion(meta, sb.Layout()), cfg, peers)
 	if err != nil {

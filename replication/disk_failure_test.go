@@ -130,12 +130,51 @@ func TestOnlyDiskFails(t *testing.T) {
 		t.Errorf("a read after a failed flush: other data, or %v", err)
 	}
 	c.crash("a")
+	before := c.nodes["a"].disk.bytes.Load()
 	c.start("a")
+	if again := c.nodes["a"].disk.bytes.Load() - before; again != bitmap.ExtentBytes {
+		t.Errorf("%d bytes were written again: what the failed flush did not cover may be nowhere but in memory", again)
+	}
 	c.promote("a")
 	if err := c.tryRead("a", 8192, got); err != nil || string(got) != string(want) {
 		t.Errorf("after a restart: other data, or %v", err)
 	}
 	c.writeSome("a", 3)
+	c.crash("a")
+	before = c.nodes["a"].disk.bytes.Load()
+	c.start("a")
+	if again := c.nodes["a"].disk.bytes.Load() - before; again != 0 {
+		t.Errorf("%d bytes were written again after an ordinary crash", again)
+	}
+}
+
+// The only copy is used also if some of it can't be read, but not if it can't be written.
+func TestOnlyDiskFailsAgain(t *testing.T) {
+	for operation, usable := range map[string]bool{"read": true, "write": false, "sync": false} {
+		t.Run(operation, func(t *testing.T) {
+			c := newTestCluster(t, "a")
+			c.promote("a")
+			c.write("a", 8192, randomBytes(4096))
+			c.nodes["a"].disk.failing("sync", syscall.EIO)
+			if err := c.tryFlush("a"); !errors.Is(err, syscall.EIO) {
+				t.Fatalf("the flush that failed: %v", err)
+			}
+			c.crash("a")
+			n := c.nodes["a"]
+			n.disk.failing(operation, syscall.EIO)
+			r, err := Open(Config{ClusterID: "c", Node: "a", Incarnation: 9, Arbiter: c.arbiter, Dial: c.dialer()}, c.committed())
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = r.Attach(n.disk, n.meta)
+			if (err == nil) != usable || err != nil && !strings.Contains(err.Error(), "failed before") {
+				t.Errorf("attach: %v", err)
+			}
+			if err == nil {
+				n.resource = r // ends with the cluster
+			}
+		})
+	}
 }
 
 // A flush that waits for its turn behind one that fails is not answered by asking the disk again: it would say that all is

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -149,9 +150,30 @@ func (a lastWord) Propose(ctx context.Context, p Proposal) (Configuration, error
 	return conf, err
 }
 
-// A replica is in sync from the commit on, whether or not the Primary lived to tell it.
+// A replica is in sync from the commit on, whether or not the Primary lived to tell it; and a later run of the Primary's
+// node, which is connected when the record arrives, is not that Primary.
 func TestAdmissionWithoutThePrimary(t *testing.T) {
-	c := newTestCluster(t, "a", "b")
+	for _, returned := range []bool{false, true} {
+		t.Run(fmt.Sprintf("returned=%v", returned), func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			want := c.dieBehindAdmission()
+			if returned {
+				c.tweak = nil
+				c.start("a")
+				c.wait("connected again", func() bool { return c.nodes["b"].resource.hears("a", c.nodes["a"].incarnation) })
+			}
+			c.learn(c.committed())
+			c.wait("b promoted", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
+			got := make([]byte, len(want))
+			if err := c.tryRead("b", 8192, got); err != nil || string(got) != string(want) {
+				t.Fatalf("other data, or %v", err)
+			}
+		})
+	}
+}
+
+// dieBehindAdmission has b admitted and a, the Primary, dead before anybody is told. The result is what b got last.
+func (c *testCluster) dieBehindAdmission() []byte {
 	c.crash("a")
 	c.tweak = func(r *Resource) {
 		if r.cfg.Node == "a" {
@@ -165,18 +187,32 @@ func TestAdmissionWithoutThePrimary(t *testing.T) {
 	c.write("a", 8192, want)
 	c.arbiter.mu.Lock()
 	c.arbiter.learn = func(conf Configuration) {
-		c.nodes["b"].resource.Learn(conf)
 		if !conf.inSync("b") {
-			c.nodes["a"].resource.Learn(conf)
+			c.learn(conf)
 		}
 	}
 	c.arbiter.mu.Unlock()
 	c.start("b")
 	c.wait("b admitted", func() bool { return c.inSync() == "[a b]" })
 	c.crash("a")
-	c.wait("b promoted", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
-	got := make([]byte, len(want))
-	if err := c.tryRead("b", 8192, got); err != nil || string(got) != string(want) {
-		t.Fatalf("other data, or %v", err)
-	}
+	c.arbiter.mu.Lock()
+	defer c.arbiter.mu.Unlock()
+	c.arbiter.learn = c.learn
+	return want
+}
+
+// hears reports whether there is a session with that run of a node.
+func (r *Resource) hears(node string, incarnation uint64) (yes bool) {
+	err := r.call(r.ctx, func() {
+		s := r.links[node].session
+		yes = s != nil && s.hello.Incarnation == incarnation
+	})
+	return yes && err == nil
+}
+
+// committed is the record.
+func (c *testCluster) committed() Configuration {
+	c.arbiter.mu.Lock()
+	defer c.arbiter.mu.Unlock()
+	return c.arbiter.conf
 }

@@ -197,15 +197,16 @@ func (r *Resource) reconcile() {
 
 // mayAdopt reports whether the learned configuration can be promised now. While the same Primary goes on, a Secondary
 // that is connected waits for the Primary's own word, so that a frame under way is not refused; a change of the Primary is
-// promised once every session has ended, so that nothing of the old one is applied afterwards. Without a session the
-// record is all there will be: a Primary that died behind the commit of an admission can't tell the one it admitted.
+// promised once every session has ended, so that nothing of the old one is applied afterwards. Without a session of that
+// incarnation the record is all there will be: a Primary that died behind the commit of an admission can't tell the one it
+// admitted.
 func (r *Resource) mayAdopt() bool {
 	if r.serving && r.learned.samePrimary(&r.adopted) {
 		return true
 	}
 	if r.adopted.Generation > 0 && !r.serving && r.learned.samePrimary(&r.adopted) && r.learned.Primary != "" {
 		l := r.links[r.learned.Primary]
-		return l == nil || l.session == nil
+		return l == nil || l.session == nil || l.session.hello.Incarnation != r.learned.PrimaryIncarnation
 	}
 	if r.serving {
 		r.fence(fmt.Sprintf("generation %d has Primary %q", r.learned.Generation, r.learned.Primary))
