@@ -279,10 +279,13 @@ func (c AddInSync) apply(s *State) (string, error) {
 		return c.Resource, refusef("%s has no replica of %s", c.Target, r.Name)
 	case r.IsInSync(c.Target):
 		return c.Resource, refusef("%s is in sync already", c.Target)
+	case c.TargetPromised > r.Generation:
+		return c.Resource, refusef("%s can't have promised generation %d, the record is at %d", c.Target, c.TargetPromised, r.Generation)
 	case p.Fenced && c.TargetPromised < p.FencedAt:
 		return c.Resource, refusef("%s was fenced at generation %d and has promised only %d", c.Target, p.FencedAt, c.TargetPromised)
 	}
 	r.admit(c.Target, s.Nodes[c.Target].BootID, r.Generation+1)
+	p.Promised = c.TargetPromised
 	r.advance(c.kind(), reasonAbout(c.Target, c.Reason))
 	return c.Resource, nil
 }

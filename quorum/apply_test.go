@@ -147,6 +147,7 @@ func TestGuards(t *testing.T) {
 		{"add by a former Primary", with(served, promote(2, "b", 1)), add(3, "c", 1, 3), codeRefused, "Primary of r is b"},
 		{"add of the fenced one that has not promised", with(served, promote(2, "b", 1)),
 			AddInSync{Resource: "r", Generation: 3, Proposer: "b", ProposerInc: 1, Target: "a", TargetInc: 1, TargetPromised: 2}, codeRefused, "fenced"},
+		{"add of one that has promised what there is not", with(served, remove(2, "b")), add(3, "b", 1, 4), codeRefused, "can't have promised"},
 		{"add of the fenced one that has promised", with(served, promote(2, "b", 1)),
 			AddInSync{Resource: "r", Generation: 3, Proposer: "b", ProposerInc: 1, Target: "a", TargetInc: 1, TargetPromised: 3}, codeOK, ""},
 
@@ -414,7 +415,7 @@ func TestEffects(t *testing.T) {
 		}},
 		{"return", []Command{promote(1, "a", 1), remove(2, "b"), register("b", 2, 2), add(3, "b", 2, 3)}, func(t *testing.T, r *Resource) {
 			inSync(t, r, "a", "b")
-			want := Replica{Node: "b", Slot: 1, Path: "/b", AdmittedAt: 4, AdmittedBoot: "boot-b-2"}
+			want := Replica{Node: "b", Slot: 1, Path: "/b", AdmittedAt: 4, AdmittedBoot: "boot-b-2", Promised: 3}
 			if b, _ := r.Replica("b"); b != want {
 				t.Errorf("b is %+v, want %+v", b, want)
 			}

@@ -124,6 +124,7 @@ type Replica struct {
 	LeftAt       uint64 `json:"left_at"`       // generation that took it out of InSync; 0 = it is in, or never was
 	AdmittedAt   uint64 `json:"admitted_at"`   // generation that put it in last; 0 = never
 	AdmittedBoot string `json:"admitted_boot"` // boot id of its machine then: if that changed, its page cache is gone
+	Promised     uint64 `json:"promised"`      // generation that it had promised durably by then: a disk that knows less is an older copy
 	Fenced       bool   `json:"fenced"`        // was Primary when another was promoted
 	FencedAt     uint64 `json:"fenced_at"`     // generation it has to have promised before it may come back
 }

@@ -56,7 +56,7 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 	if err := r.checkSuperblock(&sb, disk); err != nil {
 		return err
 	}
-	suspect := r.tagDiffers(&sb, disk)
+	suspect := r.tagDiffers(&sb, disk) || r.older(&sb)
 	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
 		OnFull: func() { r.volume.activityLogFull() }}
 	if sb.Failed {
@@ -115,6 +115,18 @@ func distrust(store *bitmap.Store, others bitmap.SlotMask) error {
 		}
 	}
 	return store.Persist(others)
+}
+
+// older reports whether disk and metadata are of before this replica was last admitted: both were restored, from a backup
+// or a snapshot. What changed in between is not in them, and the bitmaps of others may not have it any more.
+func (r *Resource) older(sb *Superblock) bool {
+	mine := r.learned.replica(r.cfg.Node)
+	if sb.Promised >= mine.Promised {
+		return false
+	}
+	r.log.Error("disk and metadata are older than what was in sync; the replica needs a full resync",
+		"promised", sb.Promised, "admitted-with", mine.Promised, "admitted-in", mine.AdmittedAt)
+	return true
 }
 
 // soleCopy reports whether nobody else is in sync: then even a disk that has failed before is the best that there is.

@@ -173,7 +173,7 @@ func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, e
 		next.InSync = without(next.InSync, p.Target)
 	case ProposeAdd:
 		next.InSync = append(without(next.InSync, p.Target), p.Target)
-		next.replica(p.Target).AdmittedAt = next.Generation
+		next.replica(p.Target).AdmittedAt, next.replica(p.Target).Promised = next.Generation, p.TargetPromised
 	case ProposeDetach:
 		next.InSync = without(next.InSync, p.Node)
 	}

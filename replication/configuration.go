@@ -39,6 +39,8 @@ type Replica struct {
 	AdmittedAt uint64 `json:"admitted-at"`
 	// AdmittedBoot is the boot id of its machine as of then; "" if the record has none.
 	AdmittedBoot string `json:"admitted-boot"`
+	// Promised is the generation that it had promised durably by then.
+	Promised uint64 `json:"promised"`
 }
 
 // inSync reports whether node is a member of the in-sync set.

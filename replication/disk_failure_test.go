@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -272,6 +273,41 @@ func TestTargetSuperblockFails(t *testing.T) {
 	}
 	c.start("b")
 	c.wait("b gives its disk up", func() bool { return c.diskState("b") == "Failed" })
+}
+
+// A disk that was restored together with its metadata looks as it was left then. What the others changed since is not in
+// any bitmap if it was in sync in between.
+func TestOlderDiskWithItsMetadata(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.write("a", 0, randomBytes(4096))
+	c.crash("b")
+	c.wait("b leaves", func() bool { return c.tryWrite("a", 4096, randomBytes(4096)) == nil && c.inSync() == "[a]" })
+	b := c.nodes["b"]
+	disk, meta := bytes.Clone(b.disk.p), bytes.Clone(b.meta.p)
+	tag := b.disk.tag
+	c.start("b")
+	c.wait("b in sync", c.allInSync)
+	c.write("a", 1<<20, randomBytes(4096)) // only an in-sync b has it, and no bit
+	c.crash("b")
+	copy(b.disk.p, disk)
+	copy(b.meta.p, meta)
+	b.disk.tag = tag
+	var resync atomic.Pointer[string]
+	c.emit = func(e Event) {
+		if strings.Contains(e.To, "resync") {
+			resync.Store(&e.To)
+		}
+	}
+	c.crash("a")
+	c.start("a")
+	c.promote("a")
+	c.start("b")
+	c.wait("b in sync again", c.allInSync)
+	c.equal()
+	if kind := resync.Load(); kind == nil || *kind != actionFull.String() {
+		t.Errorf("resync of an older copy: %v", kind)
+	}
 }
 
 // A disk that was restored without its metadata, or the other way round, is not in sync whatever the record says.

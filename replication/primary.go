@@ -146,7 +146,7 @@ func (r *Resource) propose() {
 	for _, l := range r.links {
 		if l.adding && l.session != nil && !r.adopted.inSync(l.node) {
 			p.Kind, p.Target, p.TargetIncarnation = ProposeAdd, l.node, l.session.hello.Incarnation
-			p.TargetPromised = r.adopted.Generation
+			p.TargetPromised = r.promisedBy(l.session)
 			r.start(p)
 			return
 		}
@@ -155,6 +155,13 @@ func (r *Resource) propose() {
 		p.Kind, p.Clean = ProposeDemote, true
 		r.start(p)
 	}
+}
+
+// promisedBy is the generation that a peer is known to have promised durably.
+func (r *Resource) promisedBy(s *session) uint64 {
+	r.volume.mu.Lock()
+	defer r.volume.mu.Unlock()
+	return s.promised
 }
 
 // start makes p beside the control loop. Whatever comes back, reconcile decides anew.

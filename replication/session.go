@@ -42,6 +42,7 @@ type session struct {
 	closed     bool        // nothing is sent or applied any more
 	member     bool        // the peer is in the in-sync set: its answers are part of every acknowledgement
 	generation uint64      // of the Primary that this node serves through the session
+	promised   uint64      // by the peer, durably, as its newest BarrierAck says
 	pending    pendingRing // writes that the peer has not answered
 	oldest     time.Time   // since when the ring has not been empty, as the watch saw it
 	reads      pendingRing // remote reads
@@ -212,6 +213,7 @@ func (s *session) handleAck(h *Header, text []byte, b *burst) error {
 			return fmt.Errorf("flush failed on %s: %s", s.peer, text)
 		}
 		v.mu.Lock()
+		s.promised = max(s.promised, min(h.Generation, v.generation))
 		send := v.barrierAnsweredLocked(s, h.Epoch)
 		v.mu.Unlock()
 		flushWriters(send)

@@ -18,7 +18,8 @@ func Configuration(r *quorum.Resource) replication.Configuration {
 	}
 	for _, replica := range r.Replicas {
 		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot,
-			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt, AdmittedBoot: replica.AdmittedBoot})
+			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt, AdmittedBoot: replica.AdmittedBoot,
+			Promised: replica.Promised})
 	}
 	return c
 }

@@ -54,7 +54,7 @@ type Counts struct {
 	Writes, Reads, Flushes                  int
 	Kills, PowerLosses, Blackouts, Cuts     int
 	Resets, DiskFaults, Promotions, Demands int
-	Exempt                                  int
+	Exempt, Undecided                       int
 	Virtual                                 time.Duration
 }
 
@@ -305,18 +305,52 @@ func (w *world) restartFailed() {
 
 // converge waits until all replicas are in sync again.
 func (w *world) converge() bool {
-	since := time.Now()
+	since, decidable := time.Now(), time.Now()
+	undecided := false
 	done := w.wait(3*time.Minute, func() bool {
 		w.restartFailed()
+		if !w.needsForce() {
+			decidable = time.Now()
+		}
+		if undecided = time.Since(decidable) > 20*time.Second; undecided {
+			return true
+		}
 		if !w.settled() {
 			since = time.Now()
 		}
 		return time.Since(since) > 2*peerTiming.PeerTimeout // nobody may still have to notice something
 	})
+	if undecided {
+		w.counts.Undecided++
+		return false
+	}
 	if !done {
 		w.problem("the replicas did not get in sync again: %s", w.describe())
 	}
 	return done
+}
+
+// needsForce says whether nobody may be promoted before an operator has decided what is to be lost: of the replicas that
+// have every acknowledged write, each has lost its page cache or its disk, and at least one its disk but not its cache.
+func (w *world) needsForce() bool {
+	r, kept := w.look(), false
+	if r == nil {
+		return false
+	}
+	for _, name := range r.InSync {
+		member, _ := r.Replica(name)
+		replica := w.machine(name).current().replica()
+		if replica == nil || replica.Serving() {
+			return false
+		}
+		restarted := member.AdmittedBoot != bootID(w.machine(name))
+		unusable := slices.Contains([]string{"Failed", "Diskless", "Inconsistent"}, replica.Status().DiskState)
+		if !restarted && !unusable {
+			return false
+		}
+		kept = kept || unusable && !restarted
+	}
+	return kept
 }
 
 // settled says whether the record has all replicas in sync and a Primary that serves.
