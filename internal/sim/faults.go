@@ -154,12 +154,10 @@ func (w *world) losePower(m *machine) {
 	if m.data != nil {
 		lost = m.data.losePower() + m.meta.losePower()
 	}
-	m.boots.Add(1)
 	at := w.history.now()
 	w.mu.Lock()
-	if w.newest != nil {
-		w.lostAt[m.name], w.lossTime[m.name] = w.newest.Generation, at
-	}
+	m.boots.Add(1)
+	w.lossTime[m.name] = at
 	w.noteLossLocked()
 	w.mu.Unlock()
 	w.log.Info("FAULT power", "node", m.name, "writes", lost, "at", at)

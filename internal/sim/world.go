@@ -71,9 +71,9 @@ type world struct {
 	began     time.Time
 
 	mu       sync.Mutex
-	lostAt   map[string]uint64 // generation as of which a machine lost power
-	lossTime map[string]int64  // and its place in the order of events
-	newest   *quorum.Resource  // that any live process has seen
+	lossTime map[string]int64 // when a machine lost its power last, in the order of events
+	noted    int64            // the newest of these that was a loss
+	newest   *quorum.Resource // that any live process has seen
 
 	starting chan struct{} // holds one while somebody launches
 	operator *rand.Rand
@@ -84,7 +84,7 @@ type world struct {
 }
 
 func newWorld(plan Plan) *world {
-	w := &world{plan: plan, random: rand.New(rand.NewPCG(plan.Seed, 2)), lostAt: map[string]uint64{}, lossTime: map[string]int64{}, began: time.Now(),
+	w := &world{plan: plan, random: rand.New(rand.NewPCG(plan.Seed, 2)), lossTime: map[string]int64{}, began: time.Now(),
 		starting: make(chan struct{}, 1), operator: rand.New(rand.NewPCG(plan.Seed, 4))}
 	w.log = slog.New(slog.DiscardHandler)
 	if plan.Log != nil {
@@ -220,24 +220,24 @@ func (w *world) look() *quorum.Resource {
 }
 
 // noteLossLocked: when every member of the in-sync set has lost power since it became one, nobody has a page cache with
-// what was acknowledged and not flushed.
+// what was acknowledged and not flushed. The record may be learned long after the loss.
 func (w *world) noteLossLocked() {
 	r := w.newest
-	if r == nil || len(r.InSync) == 0 {
+	if r == nil || len(r.InSync) == 0 || r.Clean {
 		return
 	}
 	last := int64(0)
 	for _, name := range r.InSync {
 		replica, _ := r.Replica(name)
-		generation, lost := w.lostAt[name]
-		if !lost || replica.AdmittedAt > generation {
+		if replica.AdmittedBoot == bootID(w.machine(name)) {
 			return
 		}
 		last = max(last, w.lossTime[name])
 	}
-	for _, name := range r.InSync {
-		delete(w.lostAt, name)
+	if last <= w.noted {
+		return
 	}
+	w.noted = last
 	w.history.mu.Lock()
 	defer w.history.mu.Unlock()
 	w.history.losses = append(w.history.losses, loss{at: last})
