@@ -4,13 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"time"
-
-	"github.com/anishathalye/porcupine"
 )
-
-// checkLimit bounds the search for an order of one block's operations.
-const checkLimit = 30 * time.Second
 
 // check reports what in the history no single disk could have answered: every block is a register whose
 // acknowledged writes happen between begin and end, and a moment of loss may take back only what no flush covered.
@@ -82,8 +76,8 @@ func (c *blockCheck) runEra(sector int, from, to int64) error {
 			read[e.sectors[sector]] = true
 		}
 	}
-	var operations []porcupine.Operation
-	for i, e := range c.events {
+	var accesses []access
+	for _, e := range c.events {
 		begin, end := e.begin, e.end
 		if begin < from && end >= from || begin < to && end >= to {
 			end = noAnswer // done before the loss, perhaps, with an answer that was under way
@@ -94,18 +88,14 @@ func (c *blockCheck) runEra(sector int, from, to int64) error {
 		case begin >= to || end < from:
 			continue
 		}
-		input := step{write: e.kind == kindWrite, value: e.value}
+		a := access{write: e.kind == kindWrite, value: e.value, call: max(begin, from), end: end}
 		if e.kind == kindRead {
-			input.value = e.sectors[sector]
+			a.value = e.sectors[sector]
 		}
-		operations = append(operations, porcupine.Operation{ClientId: i, Input: input, Call: max(begin, from), Return: end})
+		accesses = append(accesses, a)
 	}
-	model := register(c.possible(from))
-	switch result, info := porcupine.CheckOperationsVerbose(model, operations, checkLimit); result {
-	case porcupine.Illegal:
-		return fmt.Errorf("block %d, sector %d: no order explains what was read since %d; %s", c.block, sector, from, c.explain(operations, from, info))
-	case porcupine.Unknown:
-		return fmt.Errorf("block %d, sector %d: no verdict in %v on %d operations", c.block, sector, checkLimit, len(operations))
+	if stuck := linearize(accesses, c.possible(from)); stuck != nil {
+		return fmt.Errorf("block %d, sector %d: no order explains what was read since %d; %s", c.block, sector, from, c.explain(from, stuck))
 	}
 	return nil
 }
@@ -147,46 +137,12 @@ func (c *blockCheck) stable(w *event, at int64) bool {
 	return slices.ContainsFunc(c.flushes, func(f *event) bool { return f.begin > w.end && f.end < at })
 }
 
-// step is an operation on a register.
-type step struct {
-	write bool
-	value uint64
-}
-
-// register is a block that holds one of some values in the beginning.
-func register(initial []uint64) porcupine.Model {
-	model := porcupine.NondeterministicModel{
-		Init: func() []any {
-			var states []any
-			for _, v := range initial {
-				states = append(states, v)
-			}
-			return states
-		},
-		Step: func(state, input, _ any) []any {
-			s := input.(step)
-			switch {
-			case s.write:
-				return []any{s.value}
-			case s.value == state.(uint64):
-				return []any{state}
-			}
-			return nil
-		},
-		Equal: func(a, b any) bool { return a == b },
-	}
-	return model.ToModel()
-}
-
-// explain lists what the search had to order, and what else happened to the block.
-func (c *blockCheck) explain(operations []porcupine.Operation, from int64, info porcupine.LinearizationInfo) string {
-	text := fmt.Sprintf("possible at first: %v", c.possible(from))
-	for _, partial := range info.PartialLinearizationsOperations() {
-		longest := 0
-		for _, sequence := range partial {
-			longest = max(longest, len(sequence))
-		}
-		text += fmt.Sprintf("; the longest order has %d of %d operations", longest, len(operations))
+// explain says how far the search came, and lists what happened to the block.
+func (c *blockCheck) explain(from int64, stuck *impasse) string {
+	text := fmt.Sprintf("possible at first: %v; the longest order has %d of %d, leaves %d, and can't go on with: %v", c.possible(from),
+		stuck.ordered, stuck.total, stuck.value, stuck.next)
+	if stuck.states >= mostStates {
+		text += fmt.Sprintf("; NO VERDICT: given up after %d states", stuck.states)
 	}
 	all := append(slices.Clone(c.events), c.flushes...)
 	slices.SortFunc(all, func(a, b *event) int { return int(a.begin - b.begin) })

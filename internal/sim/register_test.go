@@ -1,0 +1,172 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// step is an access as porcupine's model sees it.
+type step struct {
+	write bool
+	value uint64
+}
+
+// register is the same register for porcupine.
+func register(initial []uint64) porcupine.Model {
+	model := porcupine.NondeterministicModel{
+		Init: func() []any {
+			var states []any
+			for _, v := range initial {
+				states = append(states, v)
+			}
+			return states
+		},
+		Step: func(state, input, _ any) []any {
+			s := input.(step)
+			switch {
+			case s.write:
+				return []any{s.value}
+			case s.value == state.(uint64):
+				return []any{state}
+			}
+			return nil
+		},
+		Equal: func(a, b any) bool { return a == b },
+	}
+	return model.ToModel()
+}
+
+// oracle is what porcupine says.
+func oracle(t *testing.T, accesses []access, initial []uint64) bool {
+	t.Helper()
+	var operations []porcupine.Operation
+	for i, a := range accesses {
+		end := a.end
+		if end == noAnswer {
+			end = math.MaxInt64 // an order may have it behind everything else, where it means nothing
+		}
+		operations = append(operations, porcupine.Operation{ClientId: i, Input: step{a.write, a.value}, Call: a.call, Return: end})
+	}
+	verdict := porcupine.CheckOperationsTimeout(register(initial), operations, time.Minute)
+	if verdict == porcupine.Unknown {
+		t.Fatalf("the oracle does not know: %v, initially %v", accesses, initial)
+	}
+	return verdict == porcupine.Ok
+}
+
+// randomAccesses are those of a few clients of a register that works, or nearly: reads return what was there at some
+// moment of theirs, and then some are changed at random. Some writes are unanswered, some of those have no effect.
+func randomAccesses(random *rand.Rand, clients, length, soundness int) (accesses []access, initial []uint64) {
+	initial = []uint64{0, 101, 102, 103}[:1+random.IntN(4)]
+	current := initial[random.IntN(len(initial))]
+	type pending struct {
+		access
+		happened bool
+	}
+	busy := make([]*pending, clients)
+	var late []*pending // unanswered, and may still happen
+	happen := func(p *pending) {
+		if p.happened = true; p.write {
+			current = p.value
+		} else {
+			p.value = current
+		}
+	}
+	for now, written := int64(1), uint64(0); len(accesses) < length && now < 40*int64(length); now++ {
+		if len(late) > 0 && random.IntN(6) == 0 {
+			happen(late[random.IntN(len(late))])
+			late = slices.DeleteFunc(late, func(p *pending) bool { return p.happened })
+		}
+		c := random.IntN(clients)
+		p := busy[c]
+		switch {
+		case p == nil:
+			p = &pending{access: access{write: random.IntN(2) == 0, call: now, end: noAnswer}}
+			if p.write && random.IntN(4) > 0 {
+				written++
+				p.value = written
+			}
+			if busy[c] = p; random.IntN(8) == 0 && written > 0 {
+				p.value = 1 // not unique either
+			}
+		case !p.happened && (random.IntN(3) > 0 || !p.write):
+			happen(p)
+		case p.happened && random.IntN(5) > 0:
+			p.end = now
+			fallthrough
+		default:
+			if p.write || p.happened && p.end != noAnswer {
+				accesses = append(accesses, p.access)
+			}
+			if !p.happened {
+				late = append(late, p)
+			}
+			busy[c] = nil
+		}
+	}
+	for i := range accesses { // and now and then nonsense
+		if a := &accesses[i]; !a.write && random.IntN(soundness) == 0 {
+			a.value = uint64(random.IntN(4))
+		}
+	}
+	return accesses, initial
+}
+
+// TestRegisterAgainstPorcupine compares verdicts on random histories, legal and illegal ones.
+func TestRegisterAgainstPorcupine(t *testing.T) {
+	legal, illegal := 0, 0
+	for seed := range uint64(30_000) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		accesses, initial := randomAccesses(random, 1+random.IntN(4), 2+random.IntN(12), 8)
+		stuck, want := linearize(accesses, initial), oracle(t, accesses, initial)
+		if (stuck == nil) != want {
+			t.Fatalf("seed %d: legal is %v, and porcupine says %v\n%v\ninitially %v", seed, stuck == nil, want, accesses, initial)
+		}
+		if want {
+			legal++
+		} else {
+			illegal++
+		}
+	}
+	t.Logf("%d legal, %d illegal", legal, illegal)
+	if legal < 5000 || illegal < 5000 {
+		t.Error("the histories are one-sided")
+	}
+}
+
+// TestRegisterIsFast: writes that nobody answered and somebody read, by the dozen, are what a search through all orders
+// does not survive.
+func TestRegisterIsFast(t *testing.T) {
+	most, legal := 0, 0
+	const histories = 200
+	for seed := range uint64(histories) {
+		accesses, initial := randomAccesses(rand.New(rand.NewPCG(seed, 1)), 6, 500, 1000)
+		s := newRegisterSearch(accesses, mostStates)
+		if s.run(initial) {
+			legal++
+		}
+		most = max(most, len(s.seen))
+	}
+	t.Logf("%d legal of %d, at most %d states", legal, histories, most)
+	if most > 500_000 || legal < histories/4 || legal > histories*9/10 {
+		t.Error("too many states, or the histories are one-sided")
+	}
+}
+
+// TestImpasse: what a report says of a lost write.
+func TestImpasse(t *testing.T) {
+	stuck := linearize([]access{{write: true, value: 1, call: 1, end: 2}, {value: 1, call: 3, end: 4}, {value: 0, call: 5, end: 6}}, []uint64{0})
+	if stuck == nil {
+		t.Fatal("a lost write is legal")
+	}
+	stuck.states = 0
+	if got, want := fmt.Sprint(*stuck), fmt.Sprint(impasse{0, 2, 3, 1, access{value: 0, call: 5, end: 6}}); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
