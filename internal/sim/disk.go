@@ -43,6 +43,7 @@ type disk struct {
 	tag     uint64
 
 	failing operation     // these fail
+	failure error         // in this way
 	slow    time.Duration // added to each operation
 	stuck   chan struct{} // operations wait until it is closed; nil: none do
 }
@@ -179,10 +180,11 @@ func (d *disk) heal() {
 	}
 }
 
-func (d *disk) setFailing(what operation) {
+func (d *disk) setFailing(what operation, how error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.failing |= what
+	d.failure = how
 }
 
 func (d *disk) setSlow(delay time.Duration) {
@@ -247,7 +249,7 @@ func (d openDisk) enter(what operation) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.failing&what != 0 {
-		return errIO
+		return d.failure
 	}
 	return nil
 }
@@ -308,7 +310,7 @@ func (d openDisk) Sync() error {
 	switch {
 	case err == nil:
 		d.sync(mark)
-	case errors.Is(err, errIO):
+	case !errors.Is(err, errDead) && !errors.Is(err, errGone):
 		d.drop(mark)
 	}
 	return err

@@ -13,8 +13,10 @@
 // deliver in one direction or both, for a while, between any two machines. What was stopped is delivered when the cut
 // heals, unless the connection was given up before: this is how TCP behaves.
 //
-// Disks are slow at times, hang for a while, and fail to read, to write or to flush. The store of the quorum keeps
+// Disks are slow at times, hang for a while, are full, and fail to read, to write or to flush. The store of the quorum keeps
 // what it acknowledged; how far the real one deserves that is shown elsewhere (docs/TESTING.md, crash exploration).
+//
+// Every history has at least one killed process, one machine without power and one cut, at moments that its seed draws.
 //
 // # What a seed fixes
 //

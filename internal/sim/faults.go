@@ -2,58 +2,59 @@ package sim
 
 import (
 	"context"
+	"syscall"
 	"time"
 )
 
-// draw is a random number below n.
-func (w *world) draw(n int) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.random.IntN(n)
-}
-
-// disturb lets faults happen for as long as the plan says.
+// disturb lets happen what the plan says, except for what it skips.
 func (w *world) disturb() {
-	end := time.Now().Add(w.plan.Length)
-	for time.Now().Before(end) {
-		pause(nil, time.Duration(w.draw(1500))*time.Millisecond)
+	for _, s := range schedule(w.plan.Seed, w.plan.Length) {
+		pause(nil, s.after)
+		if w.plan.Skip[s.number] {
+			continue
+		}
 		w.look()
-		w.fault()
+		w.log.Info("TROUBLE", "number", s.number)
+		if s.must == mustNothing {
+			w.fault(s)
+		} else {
+			w.insist(s)
+		}
 	}
 }
 
 // fault makes one thing go wrong, or lets one recover.
-func (w *world) fault() {
-	m := w.machines[w.draw(len(w.machines))]
-	other := w.machines[w.draw(len(w.machines))]
-	data := w.data()[w.draw(len(w.data()))]
-	switch n := w.draw(100); {
+func (w *world) fault(s *trouble) {
+	m := w.machines[s.draw(len(w.machines))]
+	other := w.machines[s.draw(len(w.machines))]
+	data := w.data()[s.draw(len(w.data()))]
+	switch n := s.draw(100); {
 	case n < 10:
 		w.killProcess(data)
-		w.reviveLater(data)
+		w.reviveLater(s, data)
 	case n < 18:
-		w.ambush(data)
+		w.ambush(s, data)
 	case n < 22:
 		w.killProcess(m)
-		w.reviveLater(m)
+		w.reviveLater(s, m)
 	case n < 34:
 		w.losePower(data)
-		w.reviveLater(data)
+		w.reviveLater(s, data)
 	case n < 39:
 		w.count(func(n *Counts) { n.Blackouts++ })
 		for _, each := range w.machines {
 			w.losePower(each)
-			w.reviveLater(each)
+			w.reviveLater(s, each)
 		}
 	case n < 43:
 		for _, each := range w.machines {
 			w.killProcess(each)
-			w.reviveLater(each)
+			w.reviveLater(s, each)
 		}
 	case n < 60 && m != other:
-		w.cut(m.name, other.name)
+		w.cut(m.name, other.name, s.draw(2) == 0, s.millis(6000))
 	case n < 66:
-		w.isolate(m.name)
+		w.isolate(m.name, s.millis(8000))
 	case n < 74:
 		w.network.healAll()
 	case n < 82 && m != other:
@@ -61,15 +62,47 @@ func (w *world) fault() {
 		w.log.Info("FAULT reset", "a", m.name, "b", other.name)
 		w.network.reset(m.name, other.name)
 	case n < 92:
-		w.diskFault(data)
+		w.diskFault(s, data)
 	default:
 		w.stopOrderly(data)
+		w.reviveLater(s, data)
+	}
+}
+
+// insist makes what every history must have go wrong for somebody who lives.
+func (w *world) insist(s *trouble) {
+	data := w.data()
+	first := s.draw(len(data))
+	victim := data[first]
+	for i := range data {
+		if m := data[(first+i)%len(data)]; m.current().ctx.Err() == nil {
+			victim = m
+			break
+		}
+	}
+	switch s.must {
+	case mustKill:
+		w.revive(victim)
+		w.killProcess(victim)
+		w.reviveLater(s, victim)
+	case mustLosePower:
+		w.revive(victim)
+		w.losePower(victim)
+		w.reviveLater(s, victim)
+	default:
+		others := make([]*machine, 0, len(w.machines))
+		for _, m := range w.machines {
+			if m != victim {
+				others = append(others, m)
+			}
+		}
+		w.cut(victim.name, others[s.draw(len(others))].name, true, time.Second+s.millis(5000))
 	}
 }
 
 // ambush strikes in the middle of the next resync.
-func (w *world) ambush(m *machine) {
-	power, delay := w.draw(2) == 0, time.Duration(w.draw(20))*time.Millisecond
+func (w *world) ambush(s *trouble, m *machine) {
+	power, delay, away := s.draw(2) == 0, s.millis(20), s.millis(5000)
 	w.processes.Go(func() {
 		if !w.wait(5*time.Second, func() bool { return w.stopped.Load() || w.resyncing() }) {
 			return
@@ -83,7 +116,7 @@ func (w *world) ambush(m *machine) {
 		} else {
 			w.killProcess(m)
 		}
-		w.reviveLater(m)
+		w.later(away, func() { w.revive(m) })
 	})
 }
 
@@ -98,21 +131,20 @@ func (w *world) resyncing() bool {
 }
 
 // cut stops one direction or both between two machines, for a while.
-func (w *world) cut(a, b string) {
+func (w *world) cut(a, b string, both bool, length time.Duration) {
 	w.count(func(n *Counts) { n.Cuts++ })
-	both := w.draw(2) == 0
 	w.log.Info("FAULT cut", "from", a, "to", b, "both", both)
 	w.network.setCut(direction{a, b}, true)
 	if both {
 		w.network.setCut(direction{b, a}, true)
 	}
-	w.later(time.Duration(w.draw(6000))*time.Millisecond, func() {
+	w.later(length, func() {
 		w.network.setCut(direction{a, b}, false)
 		w.network.setCut(direction{b, a}, false)
 	})
 }
 
-func (w *world) isolate(name string) {
+func (w *world) isolate(name string, length time.Duration) {
 	w.count(func(n *Counts) { n.Cuts++ })
 	w.log.Info("FAULT isolate", "node", name)
 	for _, m := range w.machines {
@@ -121,7 +153,7 @@ func (w *world) isolate(name string) {
 			w.network.setCut(direction{name, m.name}, true)
 		}
 	}
-	w.later(time.Duration(w.draw(8000))*time.Millisecond, w.network.healAll)
+	w.later(length, w.network.healAll)
 }
 
 // later runs f beside the rest, unless peace has come before.
@@ -147,6 +179,9 @@ func (w *world) killProcess(m *machine) {
 // losePower takes a machine's power: processes, page cache, connections.
 func (w *world) losePower(m *machine) {
 	w.look()
+	if w.network.isDown(m.name) {
+		return
+	}
 	w.count(func(n *Counts) { n.PowerLosses++ })
 	m.current().kill()
 	w.network.losePower(m.name)
@@ -164,8 +199,8 @@ func (w *world) losePower(m *machine) {
 }
 
 // reviveLater starts a machine's process again, after a while.
-func (w *world) reviveLater(m *machine) {
-	w.later(time.Duration(w.draw(5000))*time.Millisecond, func() { w.revive(m) })
+func (w *world) reviveLater(s *trouble, m *machine) {
+	w.later(s.millis(5000), func() { w.revive(m) })
 }
 
 // revive starts the process of a machine if it has none.
@@ -184,11 +219,10 @@ func (w *world) stopOrderly(m *machine) {
 	w.count(func(n *Counts) { n.Demands++ })
 	w.log.Info("FAULT stop", "node", m.name)
 	m.current().cancel()
-	w.reviveLater(m)
 }
 
-// diskFault makes a disk slow, stuck, or faulty, if another replica is in sync.
-func (w *world) diskFault(m *machine) {
+// diskFault makes a disk slow, stuck, full or faulty, if another replica is in sync.
+func (w *world) diskFault(s *trouble, m *machine) {
 	r := w.look()
 	if r == nil || len(r.InSync) < 2 || w.faulty != "" && w.faulty != m.name {
 		return
@@ -196,20 +230,24 @@ func (w *world) diskFault(m *machine) {
 	w.count(func(n *Counts) { n.DiskFaults++ })
 	w.faulty = m.name
 	w.log.Info("FAULT disk", "node", m.name)
-	heal := func() { m.data.heal(); m.meta.heal() }
-	switch d := []*disk{m.data, m.meta}[w.draw(2)]; w.draw(6) {
+	switch d := []*disk{m.data, m.meta}[s.draw(2)]; s.draw(7) {
 	case 0, 1:
-		d.setSlow(time.Duration(w.draw(300)) * time.Millisecond)
+		d.setSlow(s.millis(300))
 	case 2, 3:
 		d.setStuck()
+	case 4:
+		w.count(func(n *Counts) { n.FullDisks++ })
+		d.setFailing(opWrite, syscall.ENOSPC)
 	default:
-		d.setFailing(operation(1 + w.draw(7)))
+		d.setFailing(operation(1+s.draw(7)), errIO)
 	}
-	w.later(time.Duration(w.draw(4000))*time.Millisecond, func() {
-		heal()
-		if w.draw(2) == 0 { // whoever lost its disk gets it back with the next start
+	restart, away := s.draw(2) == 0, s.millis(5000)
+	w.later(s.millis(4000), func() {
+		m.data.heal()
+		m.meta.heal()
+		if restart { // whoever lost its disk gets it back with the next start
 			w.killProcess(m)
-			w.reviveLater(m)
+			w.later(away, func() { w.revive(m) })
 		}
 	})
 }

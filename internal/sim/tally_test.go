@@ -10,6 +10,7 @@ type tally struct {
 	mu        sync.Mutex
 	histories int
 	Counts
+	leastKills, leastPowerLosses, leastCuts int // of any one history
 }
 
 func newTally() *tally { return &tally{} }
@@ -31,13 +32,20 @@ func (t *tally) add(c Counts) {
 	t.Demands += c.Demands
 	t.Exempt += c.Exempt
 	t.Undecided += c.Undecided
+	t.FullDisks += c.FullDisks
 	t.Virtual += c.Virtual
+	if t.histories == 1 {
+		t.leastKills, t.leastPowerLosses, t.leastCuts = c.Kills, c.PowerLosses, c.Cuts
+	}
+	t.leastKills, t.leastPowerLosses, t.leastCuts = min(t.leastKills, c.Kills), min(t.leastPowerLosses, c.PowerLosses), min(t.leastCuts, c.Cuts)
 }
 
 func (t *tally) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return fmt.Sprintf("%d histories, %.1f virtual hours: %d writes, %d reads (%d more not judged), %d flushes; %d kills, %d orderly stops, "+
-		"%d power losses (%d of all machines at once), %d cuts, %d resets, %d disk faults, %d promotions; %d ended with a decision that is an operator's", t.histories, t.Virtual.Hours(), t.Writes, t.Reads,
-		t.Exempt, t.Flushes, t.Kills, t.Demands, t.PowerLosses, t.Blackouts, t.Cuts, t.Resets, t.DiskFaults, t.Promotions, t.Undecided)
+		"%d power losses (%d of all machines at once), %d cuts, %d resets, %d disk faults (%d of them full disks), %d promotions; "+
+		"each had at least %d kills, %d power losses, %d cuts; %d ended with a decision that is an operator's",
+		t.histories, t.Virtual.Hours(), t.Writes, t.Reads, t.Exempt, t.Flushes, t.Kills, t.Demands, t.PowerLosses, t.Blackouts, t.Cuts, t.Resets,
+		t.DiskFaults, t.FullDisks, t.Promotions, t.leastKills, t.leastPowerLosses, t.leastCuts, t.Undecided)
 }

@@ -38,9 +38,10 @@ var (
 type Plan struct {
 	Seed     uint64
 	Replicas int           // 2 or 3
-	Length   time.Duration // of the time with faults
+	Length   time.Duration // of the time with faults, about
 	Clients  int
-	Log      io.Writer // of the nodes; nil for none
+	Skip     map[int]bool // troubles that are left out, by number
+	Log      io.Writer    // of the nodes; nil for none
 }
 
 // newPlan derives everything else from the seed.
@@ -54,6 +55,7 @@ type Counts struct {
 	Writes, Reads, Flushes                  int
 	Kills, PowerLosses, Blackouts, Cuts     int
 	Resets, DiskFaults, Promotions, Demands int
+	FullDisks                               int
 	Exempt, Undecided                       int
 	Virtual                                 time.Duration
 }
@@ -62,7 +64,6 @@ type Counts struct {
 type world struct {
 	plan      Plan
 	log       *slog.Logger
-	random    *rand.Rand // of the faults
 	network   *network
 	machines  []*machine // the first founds the cluster; the last is the witness
 	processes sync.WaitGroup
@@ -84,7 +85,7 @@ type world struct {
 }
 
 func newWorld(plan Plan) *world {
-	w := &world{plan: plan, random: rand.New(rand.NewPCG(plan.Seed, 2)), lossTime: map[string]int64{}, began: time.Now(),
+	w := &world{plan: plan, lossTime: map[string]int64{}, began: time.Now(),
 		starting: make(chan struct{}, 1), operator: rand.New(rand.NewPCG(plan.Seed, 4))}
 	w.log = slog.New(slog.DiscardHandler)
 	if plan.Log != nil {
