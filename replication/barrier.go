@@ -59,7 +59,7 @@ func (v *Volume) sealEpochLocked(bar *barrier) {
 	v.epoch = bar.epoch + 1
 	v.inClosing += v.inOpen
 	v.inOpen = 0
-	v.sealedAt, v.touched = time.Now(), false
+	v.sealedAt, v.touched, v.unsealed = time.Now(), false, false
 }
 
 // advanceBarrierLocked takes the next step that the barrier in progress is ready for.
@@ -195,7 +195,7 @@ func (v *Volume) dueBarrier(idle, busy time.Duration) {
 	age := time.Since(v.sealedAt)
 	resyncing := v.writtenUnsealedLocked()
 	due := quiet && age >= idle || age >= busy || resyncing && age >= resyncBarrier
-	if v.gate == gateOpen && v.barrier == nil && (resyncing || !v.log.empty()) && due {
+	if v.gate == gateOpen && v.barrier == nil && (resyncing || v.unsealed || !v.log.empty()) && due {
 		send = v.wantBarrierLocked()
 	}
 	v.mu.Unlock()

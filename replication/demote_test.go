@@ -2,6 +2,8 @@ package replication
 
 import (
 	"errors"
+	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
@@ -82,4 +84,68 @@ func (a *recordArbiter) record() Configuration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.conf
+}
+
+// A demotion says that everything is on the disks of the in-sync set. Two Primaries have no transfer log that would tell:
+// one without a disk, and one that got everything as a Secondary.
+func TestDemotionFlushes(t *testing.T) {
+	for name, prepare := range map[string]func(c *testCluster, watch func()) (primary string){
+		"without a disk": func(c *testCluster, watch func()) string {
+			c.promote("a")
+			c.nodes["a"].disk.failing("write", syscall.EIO)
+			c.write("a", 8192, randomBytes(4096))
+			c.wait("a leaves the set", func() bool { return c.inSync() == "[b]" })
+			if err := c.tryFlush("a"); err != nil {
+				t.Fatal(err)
+			}
+			watch()
+			c.write("a", 16384, randomBytes(4096))
+			return "a"
+		},
+		"was Secondary": func(c *testCluster, watch func()) string {
+			c.promote("a")
+			c.write("a", 8192, randomBytes(4096))
+			c.crash("a")
+			watch()
+			c.wait("b takes over", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
+			return "b"
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			var flushed atomic.Bool
+			primary := prepare(c, func() {
+				fault := func(operation string) error {
+					if operation == "sync" {
+						flushed.Store(true)
+					}
+					return nil
+				}
+				c.nodes["b"].disk.fault.Store(&fault)
+			})
+			if err := c.nodes[primary].resource.Demote(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if conf := c.arbiter.record(); !conf.Clean || !flushed.Load() {
+				t.Errorf("clean %v, flushed %v", conf.Clean, flushed.Load())
+			}
+		})
+	}
+}
+
+// Nobody can say so of the only disk when it has failed.
+func TestDemotionWithAFailedDiskIsNotClean(t *testing.T) {
+	c := newTestCluster(t, "a")
+	c.promote("a")
+	c.write("a", 8192, randomBytes(4096))
+	c.nodes["a"].disk.failing("sync", syscall.EIO)
+	if err := c.tryFlush("a"); err == nil {
+		t.Fatal("the flush succeeds")
+	}
+	if err := c.nodes["a"].resource.Demote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if conf := c.arbiter.record(); conf.Clean || conf.Primary != "" {
+		t.Errorf("the record is %+v", conf)
+	}
 }

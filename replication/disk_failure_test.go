@@ -163,7 +163,7 @@ func TestOnlyDiskFailsAgain(t *testing.T) {
 			c.crash("a")
 			n := c.nodes["a"]
 			n.disk.failing(operation, syscall.EIO)
-			r, err := Open(Config{ClusterID: "c", Node: "a", Incarnation: 9, Arbiter: c.arbiter, Dial: c.dialer()}, c.committed())
+			r, err := Open(Config{ClusterID: "c", Node: "a", Incarnation: 9, Arbiter: c.arbiter, Dial: c.dialer()}, c.arbiter.record())
 			if err != nil {
 				t.Fatal(err)
 			}

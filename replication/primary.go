@@ -152,7 +152,8 @@ func (r *Resource) propose() {
 		}
 	}
 	if r.demoting != nil && !r.differing() && r.quiet() {
-		p.Kind, p.Clean = ProposeDemote, true
+		// What the only disk holds of the time before it failed may be nowhere but in memory.
+		p.Kind, p.Clean = ProposeDemote, !r.detached || !r.adopted.inSync(r.cfg.Node)
 		r.start(p)
 	}
 }
@@ -471,5 +472,6 @@ func (r *Resource) quiet() bool {
 	return true
 }
 
-// flushedLocked reports whether the last barrier covers everything.
-func (v *Volume) flushedLocked() bool { return v.log.empty() && v.stable+1 == v.epoch }
+// flushedLocked reports whether the last barrier covers everything. The transfer log alone does not tell: a Primary without
+// a disk has none, and of one that was Secondary before it has become bits.
+func (v *Volume) flushedLocked() bool { return !v.unsealed && v.log.empty() && v.stable+1 == v.epoch }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestFirstPromotionKeepsTheSet: the Secondary hears of the first Primary from that Primary's own session first, and of
@@ -162,7 +163,13 @@ func TestAdmissionWithoutThePrimary(t *testing.T) {
 				c.start("a")
 				c.wait("connected again", func() bool { return c.nodes["b"].resource.hears("a", c.nodes["a"].incarnation) })
 			}
-			c.learn(c.committed())
+			b := c.nodes["b"].resource
+			c.wait("the log to be bits", func() bool { return b.local.store.DirtyBlocks(0) > 0 })
+			c.learn(c.arbiter.record())
+			c.wait("b adopts the record", func() bool { return b.superblock().Promised >= c.arbiter.record().Generation })
+			if b.local.store.DirtyBlocks(0) == 0 {
+				t.Error("nothing says where b may differ from a, which died with writes that were not stable")
+			}
 			c.wait("b promoted", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
 			got := make([]byte, len(want))
 			if err := c.tryRead("b", 8192, got); err != nil || string(got) != string(want) {
@@ -178,6 +185,7 @@ func (c *testCluster) dieBehindAdmission() []byte {
 	c.tweak = func(r *Resource) {
 		if r.cfg.Node == "a" {
 			r.cfg.Arbiter = lastWord{r.cfg.Arbiter}
+			r.cfg.Timing.IdleBarrier, r.cfg.Timing.BusyBarrier = time.Hour, time.Hour
 		}
 	}
 	c.start("a")
@@ -194,6 +202,7 @@ func (c *testCluster) dieBehindAdmission() []byte {
 	c.arbiter.mu.Unlock()
 	c.start("b")
 	c.wait("b admitted", func() bool { return c.inSync() == "[a b]" })
+	c.write("a", 16384, want)
 	c.crash("a")
 	c.arbiter.mu.Lock()
 	defer c.arbiter.mu.Unlock()
@@ -208,11 +217,4 @@ func (r *Resource) hears(node string, incarnation uint64) (yes bool) {
 		yes = s != nil && s.hello.Incarnation == incarnation
 	})
 	return yes && err == nil
-}
-
-// committed is the record.
-func (c *testCluster) committed() Configuration {
-	c.arbiter.mu.Lock()
-	defer c.arbiter.mu.Unlock()
-	return c.arbiter.conf
 }

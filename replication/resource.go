@@ -205,8 +205,7 @@ func (r *Resource) mayAdopt() bool {
 		return true
 	}
 	if r.adopted.Generation > 0 && !r.serving && r.learned.samePrimary(&r.adopted) && r.learned.Primary != "" {
-		l := r.links[r.learned.Primary]
-		return l == nil || l.session == nil || l.session.hello.Incarnation != r.learned.PrimaryIncarnation
+		return !r.hearsPrimary(&r.learned)
 	}
 	if r.serving {
 		r.fence(fmt.Sprintf("generation %d has Primary %q", r.learned.Generation, r.learned.Primary))
@@ -219,6 +218,12 @@ func (r *Resource) mayAdopt() bool {
 		}
 	}
 	return idle
+}
+
+// hearsPrimary reports whether there is a session with the Primary that conf names, in that incarnation.
+func (r *Resource) hearsPrimary(conf *Configuration) bool {
+	l := r.links[conf.Primary]
+	return l != nil && l.session != nil && l.session.hello.Incarnation == conf.PrimaryIncarnation
 }
 
 // begunBy reports whether a session is of the Primary that conf names, opened in that role, after a time without any
@@ -251,6 +256,9 @@ func (r *Resource) adopt(conf Configuration) {
 	r.actIn(&conf)
 	if mine && !r.serving {
 		r.serving = true
+		v.mu.Lock()
+		v.unsealed = true // what it got as a Secondary may be in the page cache
+		v.mu.Unlock()
 		r.graceEnd = time.Now().Add(r.cfg.Timing.ConnectGrace)
 		for _, l := range r.links {
 			l.known = sabotageTrustOldBitmap // whoever was Primary before may have written what nobody else has
@@ -320,25 +328,29 @@ func (r *Resource) promise(conf *Configuration) error {
 		return nil
 	}
 	member := conf.inSync(r.cfg.Node)
-	for _, replica := range conf.Replicas {
-		if replica.Node != r.cfg.Node && member && conf.inSync(replica.Node) && !r.adopted.inSync(replica.Node) && r.adopted.Generation > 0 {
-			r.local.store.ClearAll(replica.Slot) // its admission proves equality; what is not stable is in the log
-			r.recovered &^= bitmap.SlotBit(replica.Slot)
-		}
-	}
-	if member && !r.adopted.inSync(r.cfg.Node) && r.adopted.Generation > 0 {
-		r.volume.unmark()
-		for _, replica := range conf.Replicas {
-			if replica.Node != r.cfg.Node && conf.inSync(replica.Node) {
-				r.local.store.ClearAll(replica.Slot)
-				r.recovered &^= bitmap.SlotBit(replica.Slot)
-			}
-		}
+	if member && r.adopted.Generation > 0 && (r.serving || r.hearsPrimary(conf)) {
+		r.clearAdmitted(conf)
 	}
 	if err := r.local.store.Persist(conf.othersMask(r.cfg.Node)); err != nil {
 		return err
 	}
 	return r.updateSuperblock(func(sb *Superblock) { r.describe(sb, conf, member) })
+}
+
+// clearAdmitted clears the bits between this member and those that came into the set, or between all and this one if it
+// came: the admission proves equality, and what is not stable is in the transfer log. That holds only as long as the
+// Primary that admitted is heard: when its session ended the log was made bits, which have to stay.
+func (r *Resource) clearAdmitted(conf *Configuration) {
+	came := !r.adopted.inSync(r.cfg.Node)
+	if came {
+		r.volume.unmark()
+	}
+	for _, replica := range conf.Replicas {
+		if replica.Node != r.cfg.Node && conf.inSync(replica.Node) && (came || !r.adopted.inSync(replica.Node)) {
+			r.local.store.ClearAll(replica.Slot)
+			r.recovered &^= bitmap.SlotBit(replica.Slot)
+		}
+	}
 }
 
 // describe notes conf in the superblock.

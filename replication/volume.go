@@ -87,7 +87,8 @@ type Volume struct {
 	stable    uint64
 	marked    bool      // a Secondary's: its bits say where it differs, and stay until it is in sync
 	spilled   uint64    // a Secondary's: through this epoch unstable ranges were made bits, to make room in the activity log
-	touched   bool      // the transfer log has grown since the last look
+	touched   bool      // something was written since the last look
+	unsealed  bool      // something may have been written here, or elsewhere by this Primary, that no barrier covers
 	sealedAt  time.Time // when the last barrier began
 
 	resyncs resyncOptions
@@ -334,7 +335,7 @@ func (v *Volume) haltLocked(r *request, b Batch) {
 // recordLocked enters r's range in the transfer log, whose extents stay hot until the range is stable everywhere, and
 // sets the bits of the replicas that do not get the write.
 func (v *Volume) recordLocked(r *request, epoch uint64) {
-	v.touched = true
+	v.touched, v.unsealed = true, true
 	if v.local == nil || sabotageSkipActivityLog {
 		return
 	}
