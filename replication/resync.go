@@ -180,7 +180,7 @@ func (s *session) sourceStart(plan resyncPlan) error {
 	if store == nil {
 		return ErrDiskFailed
 	}
-	h := Header{Type: FrameResyncStart, Generation: s.volume.currentGeneration()}
+	h := Header{Type: FrameResyncStart, Generation: s.volume.Generation()}
 	if plan.known {
 		h.Flags |= FlagKnown
 	}
@@ -432,11 +432,4 @@ func (v *Volume) removeLegLocked(s *session) {
 	if v.local != nil {
 		v.log.runs(func(off, n uint64) { v.local.store.Set(bitmap.SlotBit(s.slot), off, n) })
 	}
-}
-
-// currentGeneration is the generation that tags this node's frames.
-func (v *Volume) currentGeneration() uint64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.generation
 }

@@ -74,7 +74,7 @@ func (r *Resource) tellVerified(y *verification, p *verifyPeer) {
 			return
 		}
 	}
-	if err := s.sendMessage(Header{Type: FrameVerifyDone, Generation: r.volume.currentGeneration()}, &done); err != nil {
+	if err := s.sendMessage(Header{Type: FrameVerifyDone, Generation: r.volume.Generation()}, &done); err != nil {
 		s.fail(err)
 	}
 }
@@ -107,7 +107,7 @@ func (s *session) sendDiffering(store *bitmap.Store) error {
 		if err != nil {
 			return err
 		}
-		s.sendFrame(Header{Type: FrameVerifyDiffers, Generation: s.volume.currentGeneration()}, payload)
+		s.sendFrame(Header{Type: FrameVerifyDiffers, Generation: s.volume.Generation()}, payload)
 		from, done = next, last
 	}
 	return nil

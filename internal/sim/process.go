@@ -330,5 +330,7 @@ func (x exports) Open(string) (*nbd.Export, error) {
 	if r == nil || !r.Serving() {
 		return nil, &nbd.Refused{Kind: nbd.RefusedPolicy, Message: "not Primary"}
 	}
-	return &nbd.Export{Name: resourceName, Device: r.Volume(), Revoked: revoked}, nil
+	x.process.world.served(x.process, r.Volume().Generation())
+	device := &guardedDevice{Device: r.Volume(), process: x.process, volume: r.Volume(), revoked: revoked}
+	return &nbd.Export{Name: resourceName, Device: device, Revoked: revoked}, nil
 }

@@ -76,6 +76,8 @@ type world struct {
 	noted    int64            // the newest of these that was a loss
 	newest   *quorum.Resource // that any live process has seen
 
+	authority authority
+
 	starting chan struct{} // holds one while somebody launches
 	operator *rand.Rand
 	faulty   string // the one machine whose disks may fail
@@ -85,7 +87,7 @@ type world struct {
 }
 
 func newWorld(plan Plan) *world {
-	w := &world{plan: plan, lossTime: map[string]int64{}, began: time.Now(),
+	w := &world{plan: plan, authority: authority{acted: map[uint64]*process{}}, lossTime: map[string]int64{}, began: time.Now(),
 		starting: make(chan struct{}, 1), operator: rand.New(rand.NewPCG(plan.Seed, 4))}
 	w.log = slog.New(slog.DiscardHandler)
 	if plan.Log != nil {
@@ -127,7 +129,9 @@ func (w *world) count(f func(*Counts)) {
 func (w *world) problem(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.problems = append(w.problems, fmt.Errorf(format, args...))
+	if len(w.problems) < 20 {
+		w.problems = append(w.problems, fmt.Errorf(format, args...))
+	}
 }
 
 // wait waits until done, at most for limit, and reports whether it came to that.
@@ -406,6 +410,7 @@ func (w *world) compare(stopOperator func()) {
 		w.problem("the Primary could not be demoted: %s", w.describe())
 		return
 	}
+	w.checkNothingHeld()
 	r := w.look()
 	for i, name := range r.InSync[1:] {
 		a, b := w.machine(r.InSync[i]), w.machine(name)
