@@ -155,6 +155,7 @@ func (c Promote) apply(s *State) (string, error) {
 	r.Clean, r.Hold = false, false
 	r.PrimarySince = r.Generation + 1
 	r.advance(kind, c.Reason)
+	r.stamp(c.Now)
 	return c.Resource, nil
 }
 
@@ -258,6 +259,7 @@ func (c RemoveInSync) apply(s *State) (string, error) {
 		r.leave(c.Target, r.Generation+1)
 	}
 	r.advance(c.kind(), reasonAbout(c.Target, c.Reason))
+	r.stamp(c.Now)
 	return c.Resource, nil
 }
 
@@ -281,6 +283,8 @@ func (c AddInSync) apply(s *State) (string, error) {
 		return c.Resource, refusef("%s is in sync already", c.Target)
 	case c.TargetPromised > r.Generation:
 		return c.Resource, refusef("%s can't have promised generation %d, the record is at %d", c.Target, c.TargetPromised, r.Generation)
+	case p.Fork.At != 0 && p.Discard.At == 0:
+		return c.Resource, refusef("%s is a side of a split since generation %d, and nobody decided to give its data up", c.Target, p.Fork.At)
 	case p.Fenced && c.TargetPromised < p.FencedAt:
 		return c.Resource, refusef("%s was fenced at generation %d and has promised only %d", c.Target, p.FencedAt, c.TargetPromised)
 	}
@@ -307,6 +311,7 @@ func (c Detach) apply(s *State) (string, error) {
 	}
 	r.leave(c.Proposer, r.Generation+1)
 	r.advance(c.kind(), c.Reason)
+	r.stamp(c.Now)
 	return c.Resource, nil
 }
 

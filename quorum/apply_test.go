@@ -524,7 +524,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 		InitCluster{ClusterID: "x", Node: "a", Address: "a:1", Kind: Data}, register("a", 3, 1),
 		AddToken{ID: "t", Expires: 2, Now: 1}, join("t", "d", 5), RemoveNode{Node: "b", Generations: map[string]uint64{"r": 7}},
 		create("a", "b"), DeleteResource{Resource: "r", Generation: 4}, promote(1, "a", 2), demote(2, "a", true),
-		remove(3, "b"), add(4, "b", 1, 2), detach(5), mark{},
+		remove(3, "b"), add(4, "b", 1, 2), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), mark{},
 	}
 	if len(commandDecoders()) != len(commands) {
 		t.Errorf("%d decoders, %d commands here", len(commandDecoders()), len(commands))

@@ -97,6 +97,7 @@ type Promote struct {
 	Node        string `json:"node"`
 	Incarnation uint64 `json:"incarnation"`
 	Reason      string `json:"reason"`
+	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
 }
 
 // Demote gives the role back. Clean says that no write is in flight and every in-sync replica is flushed and equal.
@@ -120,6 +121,7 @@ type RemoveInSync struct {
 	ProposerInc uint64 `json:"proposer_inc"`
 	Target      string `json:"target"`
 	Reason      string `json:"reason"`
+	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
 }
 
 // AddInSync puts Target into the in-sync set. The Primary waits for Target with every acknowledgement from before it
@@ -142,6 +144,7 @@ type Detach struct {
 	Proposer    string `json:"proposer"`
 	ProposerInc uint64 `json:"proposer_inc"`
 	Reason      string `json:"reason"`
+	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
 }
 
 // mark changes nothing. Committing one proves that its proposer reached a majority, and its index is a point in the
@@ -160,6 +163,8 @@ func (Demote) kind() string         { return "demote" }
 func (RemoveInSync) kind() string   { return "remove-in-sync" }
 func (AddInSync) kind() string      { return "add-in-sync" }
 func (Detach) kind() string         { return "detach" }
+func (Force) kind() string          { return "force" }
+func (ResolveSplit) kind() string   { return "resolve-split" }
 func (mark) kind() string           { return "mark" }
 
 // commandVersion is the version of the envelope and of what the commands mean. A change of a guard or an effect is a
@@ -231,6 +236,8 @@ func commandDecoders() map[string]func([]byte) (Command, error) {
 	addDecoder[RemoveInSync](decoders)
 	addDecoder[AddInSync](decoders)
 	addDecoder[Detach](decoders)
+	addDecoder[Force](decoders)
+	addDecoder[ResolveSplit](decoders)
 	addDecoder[mark](decoders)
 	return decoders
 }

@@ -58,7 +58,7 @@ func (m *machine) command(t *rapid.T) Command {
 	node := nodeName().Draw(t, "node")
 	proposer, proposerInc := m.proposer(t)
 	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "remove", "add", "add", "detach", "register", "register",
-		"create", "delete", "remove-node"}).Draw(t, "kind") {
+		"create", "delete", "remove-node", "force", "keep"}).Draw(t, "kind") {
 	case "promote":
 		return Promote{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 	case "demote":
@@ -71,6 +71,15 @@ func (m *machine) command(t *rapid.T) Command {
 			Target: node, TargetInc: m.incarnation(t, node), TargetPromised: m.generation(t)}
 	case "detach":
 		return Detach{Resource: "r", Generation: m.generation(t), Proposer: proposer, ProposerInc: proposerInc}
+	case "force":
+		c := Force{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
+		if r := m.resource(); r != nil && r.replica(node) != nil && rapid.Bool().Draw(t, "base") {
+			c.Base = r.replica(node).LeftAt
+		}
+		return c
+	case "keep":
+		return ResolveSplit{Resource: "r", Generation: m.generation(t), Keep: node, Fence: rapid.Bool().Draw(t, "fence"),
+			Undo: rapid.SampledFrom([]string{"", "/undo"}).Draw(t, "undo")}
 	case "register":
 		n := m.s.Nodes[node]
 		return RegisterNode{Node: node, Incarnation: near(t, "incarnation", n.Incarnation+1), RunID: fmt.Sprint(n.Incarnation + 1),
@@ -116,10 +125,14 @@ func (m *machine) step(t *rapid.T) {
 	case after.LossCount < before.LossCount:
 		t.Fatalf("%s: loss count %d -> %d", c.kind(), before.LossCount, after.LossCount)
 	}
-	if p, ok := c.(Promote); ok {
+	switch p := c.(type) {
+	case Promote:
+		m.promotedAs[after.Generation] = p.Incarnation
+	case Force:
 		m.promotedAs[after.Generation] = p.Incarnation
 	}
 	m.checkRoles(t, before, after)
+	m.checkForks(t, c, before, after)
 }
 
 // checkRoles checks the invariants I1 and I5 of the protocol, and that every way out of the set is written down.
@@ -127,7 +140,8 @@ func (m *machine) checkRoles(t *rapid.T, before, after *Resource) {
 	if after.Primary != "" && m.promotedAs[after.PrimarySince] != after.PrimaryIncarnation {
 		t.Fatalf("Primary %s acts as incarnation %d, promoted as %d", after.Primary, after.PrimaryIncarnation, m.promotedAs[after.PrimarySince])
 	}
-	if after.Primary != "" && after.Primary != before.Primary && !before.IsInSync(after.Primary) {
+	forced := after.History[len(after.History)-1].Forced
+	if after.Primary != "" && after.Primary != before.Primary && !before.IsInSync(after.Primary) && !forced {
 		t.Fatalf("%s became Primary and was not in sync in %v", after.Primary, before.InSync)
 	}
 	for _, r := range after.Replicas {
@@ -142,6 +156,30 @@ func (m *machine) checkRoles(t *rapid.T, before, after *Resource) {
 	newest := after.History[len(after.History)-1]
 	if newest.Generation != after.Generation || newest.Primary != after.Primary || !slices.Equal(newest.InSync, after.InSync) {
 		t.Fatalf("history ends with %+v, the record is %+v", newest, after)
+	}
+}
+
+// checkForks: only a forced change may replace the whole set; then whoever was in it is marked, until it is in the set again,
+// or until the operator keeps its side.
+func (m *machine) checkForks(t *rapid.T, c Command, before, after *Resource) {
+	forced := after.History[len(after.History)-1].Forced
+	if kept := slices.ContainsFunc(after.InSync, before.IsInSync); !kept && !forced {
+		t.Fatalf("%s: in sync were %v, now %v, and history does not say that it was forced", c.kind(), before.InSync, after.InSync)
+	}
+	if forced && (after.LossCount != before.LossCount+1 || after.ForcedAt != after.Generation) {
+		t.Fatalf("%s: forced at %d, loss count %d, then %d", c.kind(), after.ForcedAt, before.LossCount, after.LossCount)
+	}
+	_, resolved := c.(ResolveSplit)
+	for _, r := range after.Replicas {
+		was, _ := before.Replica(r.Node)
+		switch marked := r.Fork.At != 0; {
+		case forced && before.IsInSync(r.Node) && !after.IsInSync(r.Node) && !marked:
+			t.Fatalf("%s was in sync before the forced change and is not marked", r.Node)
+		case was.Fork.At != 0 && !marked && !after.IsInSync(r.Node) && !resolved:
+			t.Fatalf("%s: %s lost its mark", c.kind(), r.Node)
+		case r.Discard != was.Discard && r.Discard.At != 0 && !resolved:
+			t.Fatalf("%s gave %s up", c.kind(), r.Node)
+		}
 	}
 }
 

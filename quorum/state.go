@@ -107,9 +107,10 @@ type Resource struct {
 
 	Promotion   Promotion `json:"promotion"`
 	Preferred   string    `json:"preferred"`
-	AckDurable  bool      `json:"ack_durable"`  // every acknowledgement means stable media, so a reboot loses nothing
-	JustCreated bool      `json:"just_created"` // its disks were made by duet, all holes: they were equal from the start
-	LossCount   uint64    `json:"loss_count"`   // times that acknowledged, unflushed writes may have been lost
+	AckDurable  bool      `json:"ack_durable"`         // every acknowledgement means stable media, so a reboot loses nothing
+	JustCreated bool      `json:"just_created"`        // its disks were made by duet, all holes: they were equal from the start
+	LossCount   uint64    `json:"loss_count"`          // times that acknowledged writes may have been lost: all restarted, or force
+	ForcedAt    uint64    `json:"forced_at,omitempty"` // generation of the newest forced change; 0 = there was none
 
 	History []Change `json:"history"` // newest last, at most maxHistory
 }
@@ -127,6 +128,25 @@ type Replica struct {
 	Promised     uint64 `json:"promised"`      // generation that it had promised durably by then: a disk that knows less is an older copy
 	Fenced       bool   `json:"fenced"`        // was Primary when another was promoted
 	FencedAt     uint64 `json:"fenced_at"`     // generation it has to have promised before it may come back
+
+	Fork    Fork    `json:"fork,omitzero"`    // zero: its data are not of a side that was given up
+	Discard Discard `json:"discard,omitzero"` // zero: its data may not be overwritten, if it has a Fork
+}
+
+// Fork marks a replica that was in sync when a forced change put another in place of the whole set: it may have
+// acknowledged writes that the in-sync set lacks. It ends when the replica comes into the set.
+type Fork struct {
+	At     uint64 `json:"at"`               // generation of the forced change that began the split
+	Peer   string `json:"peer"`             // the replica of the other side whose bitmap, with this one's, may say what differs
+	Base   uint64 `json:"base,omitempty"`   // generation up to which both sides are the same; 0 = no bitmap can tell
+	Forced bool   `json:"forced,omitempty"` // it is the one that was forced, given up later for the former set
+}
+
+// Discard is the operator's decision that a forked replica becomes a copy of the in-sync set. What that overwrites is
+// saved first.
+type Discard struct {
+	At   uint64 `json:"at"`             // generation of the decision
+	Undo string `json:"undo,omitempty"` // path of the undo file on the replica's node; "" = in the node's directory
 }
 
 // Change is an entry of a resource's history.
@@ -137,6 +157,7 @@ type Change struct {
 	InSync     []string `json:"in_sync"`
 	Forced     bool     `json:"forced,omitempty"`
 	Reason     string   `json:"reason,omitempty"`
+	Time       int64    `json:"time,omitempty"` // Unix seconds by the proposer's clock; 0 = not told
 }
 
 // newState returns the record before anything was agreed on.
@@ -185,6 +206,12 @@ func (s *State) Serves(r *Resource) bool {
 	return r.Primary != "" && s.Nodes[r.Primary].Incarnation == r.PrimaryIncarnation
 }
 
+// MayPromote says why an ordinary promotion of node would be refused; nil if it would not.
+func (s *State) MayPromote(r *Resource, node string, incarnation uint64) error {
+	_, err := r.promotable(s, node, incarnation)
+	return err
+}
+
 // Replica returns node's replica.
 func (r *Resource) Replica(node string) (Replica, bool) {
 	if p := r.replica(node); p != nil {
@@ -218,6 +245,7 @@ func (r *Resource) admit(node, bootID string, at uint64) {
 	p := r.replica(node)
 	p.LeftAt, p.AdmittedAt, p.AdmittedBoot = 0, at, bootID
 	p.Fenced, p.FencedAt = false, 0
+	p.Fork, p.Discard = Fork{}, Discard{}
 }
 
 // advance closes a change: it raises the generation and writes history. It is the only place that does either.
@@ -234,6 +262,9 @@ func (r *Resource) advance(kind, reason string) {
 		r.History = slices.Delete(r.History, 0, excess)
 	}
 }
+
+// stamp notes the proposer's clock in the newest entry of the history.
+func (r *Resource) stamp(seconds int64) { r.History[len(r.History)-1].Time = seconds }
 
 // shorten bounds a reason. A removal must not fail because its reason is long.
 func shorten(reason string) string {
@@ -276,12 +307,17 @@ func (r *Resource) check() error {
 		return fmt.Errorf("clean, yet %s is Primary", r.Primary)
 	case (r.Primary == "") != (r.PrimaryIncarnation == 0):
 		return fmt.Errorf("Primary %q of incarnation %d", r.Primary, r.PrimaryIncarnation)
-	case r.PrimarySince > r.Generation:
-		return fmt.Errorf("Primary since %d, generation %d", r.PrimarySince, r.Generation)
+	case r.PrimarySince > r.Generation || r.ForcedAt > r.Generation:
+		return fmt.Errorf("Primary since %d, forced at %d, generation %d", r.PrimarySince, r.ForcedAt, r.Generation)
 	}
 	for _, name := range r.InSync {
-		if p := r.replica(name); p == nil || p.Fenced || p.LeftAt != 0 {
+		if p := r.replica(name); p == nil || p.Fenced || p.LeftAt != 0 || p.Fork != (Fork{}) {
 			return fmt.Errorf("%s is in sync without an eligible replica", name)
+		}
+	}
+	for i := range r.Replicas {
+		if p := &r.Replicas[i]; p.Discard != (Discard{}) && p.Fork.At == 0 || p.Fork.At > r.Generation || p.Discard.At > r.Generation {
+			return fmt.Errorf("%s has fork %+v and discard %+v in generation %d", p.Node, p.Fork, p.Discard, r.Generation)
 		}
 	}
 	return nil

@@ -21,6 +21,7 @@ const (
 	ProposeRemove  ProposalKind = "remove"  // the Primary takes Target out of the in-sync set
 	ProposeAdd     ProposalKind = "add"     // the Primary takes Target into the in-sync set
 	ProposeDetach  ProposalKind = "detach"  // the Primary leaves the in-sync set and goes on through its peers
+	ProposeForce   ProposalKind = "force"   // the proposer becomes Primary, and the whole in-sync set, by the operator's word
 )
 
 // Proposal is one change, valid only for Generation.
@@ -35,5 +36,7 @@ type Proposal struct {
 	TargetIncarnation uint64
 	TargetPromised    uint64
 	Clean             bool
+	Base              uint64 // of a force: the generation up to which this replica and the in-sync set are the same; 0: nothing tells
+	Promised          uint64 // of a force: by the proposer, durably
 	Reason            string
 }

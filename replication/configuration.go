@@ -26,6 +26,9 @@ type Configuration struct {
 	Replicas   []Replica `json:"replicas"`
 	AckDurable bool      `json:"ack-durable"`
 	LossCount  uint64    `json:"loss-count"`
+	// ForcedAt is the generation of the newest change that was forced; 0: none was. What two replicas had in common before
+	// it, no bitmap may tell.
+	ForcedAt uint64 `json:"forced-at,omitempty"`
 }
 
 // Replica is one node's copy in a Configuration.
@@ -41,6 +44,35 @@ type Replica struct {
 	AdmittedBoot string `json:"admitted-boot"`
 	// Promised is the generation that it had promised durably by then.
 	Promised uint64 `json:"promised"`
+	// Fork is not zero if the replica may have acknowledged writes that the in-sync set lacks, because another was forced
+	// into its place; Discard, if the operator has decided to give them up.
+	Fork    Fork    `json:"fork,omitzero"`
+	Discard Discard `json:"discard,omitzero"`
+}
+
+// Fork says when two sides of a split began to differ. One of them was in sync until the other was forced.
+type Fork struct {
+	At     uint64 `json:"at"`               // generation of the forced change
+	Peer   string `json:"peer"`             // the replica of the other side whose bitmap, with this one's, may tell what differs
+	Base   uint64 `json:"base,omitempty"`   // generation up to which both sides are the same; 0: no bitmap tells
+	Forced bool   `json:"forced,omitempty"` // this replica is the one that was forced
+}
+
+// Discard is the decision to make a forked replica a copy of the in-sync set. What is overwritten is saved first.
+type Discard struct {
+	At   uint64 `json:"at"`
+	Undo string `json:"undo,omitempty"` // path of the undo file; "": in the node's directory
+}
+
+// undecided reports whether the replica of node may neither be overwritten nor get writes.
+func (c *Configuration) undecided(node string) bool {
+	r := c.replica(node)
+	return r != nil && r.Fork.At != 0 && r.Discard.At == 0
+}
+
+// split reports whether two nodes are on different sides of a split that nobody has decided about.
+func (c *Configuration) split(a, b string) bool {
+	return c.inSync(a) && c.undecided(b) || c.inSync(b) && c.undecided(a)
 }
 
 // inSync reports whether node is a member of the in-sync set.

@@ -104,6 +104,15 @@ func (f *sourceFacts) list() []Fact {
 	if replica := f.replica(); replica != nil {
 		facts = append(facts, Fact{"record", "came in last in generation", orNever(replica.AdmittedAt)},
 			Fact{"record", "left in generation", orNever(replica.LeftAt)})
+		if conf.ForcedAt != 0 {
+			facts = append(facts, Fact{"record", "newest forced change in generation", fmt.Sprint(conf.ForcedAt)})
+		}
+		if fork := replica.Fork; fork.At != 0 {
+			facts = append(facts, Fact{"record", "side of a split since generation", fmt.Sprint(fork.At)},
+				Fact{"record", "both sides are the same up to generation", orNever(fork.Base)},
+				Fact{"record", "given up in generation", orNever(replica.Discard.At)},
+				Fact{"peer", "bitmap complete since generation", orNever(f.peer.CompleteSince)})
+		}
 	}
 	return append(facts,
 		Fact{"record", "machine restarted since it came in", yesNo(conf.restarted(f.peer.From, f.peer.BootID))},
@@ -147,6 +156,12 @@ func standingOf(conf *Configuration, node, disk string) string {
 	default:
 		text = fmt.Sprintf("left the in-sync set in generation %d", replica.LeftAt)
 	}
+	switch {
+	case conf.undecided(node):
+		text += ", a side of a split since: nothing is copied to it"
+	case replica.Discard.At != 0:
+		text += fmt.Sprintf(", a side of a split that was given up in generation %d", replica.Discard.At)
+	}
 	switch disk {
 	case "Inconsistent", "Failed", "Diskless":
 		text += "; its disk is " + disk
@@ -160,6 +175,8 @@ func sourceOf(conf *Configuration, node, disk string, connected bool) string {
 	switch {
 	case disk == "Failed" || disk == "Diskless":
 		return "nobody: there is no usable disk here"
+	case conf.undecided(node):
+		return "nobody, until it is decided which side is kept: `duet split show " + conf.Resource + "`"
 	case conf.inSync(node) && disk != "Inconsistent" && primary == "":
 		return "nobody: there is nothing to copy; it gets every write once there is a Primary"
 	case primary == node:

@@ -66,6 +66,11 @@ func TestStanding(t *testing.T) {
 			"never was in the in-sync set; its disk is Inconsistent", "a: `duet explain r0` there says how"},
 		{"failed", "Failed", true, func(*Configuration) {}, "left the in-sync set in generation 7; its disk is Failed", "nobody: there is no usable disk here"},
 		{"no replica", "Diskless", true, func(c *Configuration) { c.Replicas = nil }, "the record has no replica here", "nobody: there is no usable disk here"},
+		{"side of a split", "Outdated", true, func(c *Configuration) { c.Replicas[1].Fork.At = 7 },
+			"left the in-sync set in generation 7, a side of a split since: nothing is copied to it",
+			"nobody, until it is decided which side is kept: `duet split show r0`"},
+		{"given up", "Outdated", true, func(c *Configuration) { c.Replicas[1].Fork.At, c.Replicas[1].Discard.At = 7, 9 },
+			"left the in-sync set in generation 7, a side of a split that was given up in generation 9", "a: `duet explain r0` there says how"},
 		{"about to be Primary", "UpToDate", false, func(c *Configuration) { c.InSync, c.Primary = []string{"b"}, "b" },
 			"in the in-sync set since generation 4", "nobody yet: this node is about to become Primary"},
 	}

@@ -17,6 +17,9 @@ func (r *Resource) helloTo(l *link) hello {
 		Inconsistent: sb.Inconsistent, JustCreated: sb.JustCreated,
 		Recovered: r.recovered&bitmap.SlotBit(l.slot) != 0, Features: append(r.features.names(), verifyFeature),
 	}
+	if l.slot < len(sb.Peers) && sb.Peers[l.slot].Name == l.node {
+		h.CompleteSince = sb.Peers[l.slot].CompleteSince
+	}
 	if r.serving {
 		h.PrimarySince = r.adopted.PrimarySince
 	}

@@ -24,6 +24,7 @@ type link struct {
 	decided    *madeDecision // what the session began with; nil: nothing was decided yet
 	engaged    uint64        // the generation that the session was told
 	known      bool          // this Primary knows every block that the peer may have changed
+	split      bool          // the peer is on the other side of a split
 	lost       bool          // a member whose session ended: its removal has to be committed
 	adding     bool          // its admission may be in flight
 	equal      bool          // it left in good order, with everything there is on stable media, and nothing was started since

@@ -79,8 +79,10 @@ type hello struct {
 	DataGeneration uint64 `json:"data-generation"`
 	LastInSync     uint64 `json:"last-in-sync"`
 	PrimarySince   uint64 `json:"primary-since,omitempty"` // 0 unless the sender is Primary
-	Inconsistent   bool   `json:"inconsistent,omitempty"`
-	JustCreated    bool   `json:"just-created,omitempty"`
+	// CompleteSince is the generation since which the sender's bitmap has every block that the receiver may lack. 0: never.
+	CompleteSince uint64 `json:"complete-since,omitempty"`
+	Inconsistent  bool   `json:"inconsistent,omitempty"`
+	JustCreated   bool   `json:"just-created,omitempty"`
 	// Recovered: many of the bits for the receiver stem from an activity log that a crash left.
 	Recovered bool `json:"recovered,omitempty"`
 	// DirtyBlocks is how many blocks the sender's bitmap has for the receiver.

@@ -70,7 +70,7 @@ func (r *Resource) begin(l *link, s *session) {
 		}
 	case actionRefuse:
 		l.reason = decision.reason
-	case actionNone:
+	case actionNone, actionSplit:
 		l.begun = false // another generation may have a part for it
 		l.reason = decision.reason
 	}
@@ -305,7 +305,10 @@ func (r *Resource) releaseRemoved() {
 // Promote makes this node Primary. Only an in-sync replica may be; the commit fences whoever was Primary before. It makes
 // it Primary once: a role that was granted and given up or taken again is not asked for again, and a demotion that is
 // asked for meanwhile ends the attempt.
-func (r *Resource) Promote(ctx context.Context) error {
+func (r *Resource) Promote(ctx context.Context) error { return r.promoteBy(ctx, r.promotion) }
+
+// promoteBy makes this node Primary by what propose returns, which runs on the control loop.
+func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, serving bool, err error)) error {
 	var demotions uint64
 	if err := r.call(ctx, func() { demotions = r.demotions; r.promotions++ }); err != nil {
 		return err
@@ -323,7 +326,7 @@ func (r *Resource) Promote(ctx context.Context) error {
 			case r.demotions != demotions && !r.mine(&r.learned):
 				refusal = fmt.Errorf("%w: %s was to become Secondary meanwhile", ErrRefused, r.cfg.Node)
 			default:
-				p, done, refusal = r.promotion()
+				p, done, refusal = propose()
 			}
 		})
 		if err != nil {

@@ -189,6 +189,7 @@ func (r *Resource) reconcile() {
 		r.propose()
 	}
 	r.watchVerify()
+	r.watchSplits()
 	r.setGate()
 	for _, l := range r.links {
 		l.admitWaiting()
@@ -365,6 +366,7 @@ func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
 		}
 		sb.JustCreated = sb.JustCreated && conf.Generation <= 1
 	}
+	forked := conf.replica(r.cfg.Node).Fork.At != 0 // then what this replica has and the set lacks has to be known on
 	for _, replica := range conf.Replicas {
 		if replica.Node == r.cfg.Node {
 			continue
@@ -376,7 +378,7 @@ func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
 			fallthrough
 		case peer.CompleteSince == 0 && !conf.inSync(replica.Node):
 			peer.CompleteSince = replica.LeftAt
-		case conf.inSync(replica.Node):
+		case conf.inSync(replica.Node) && !forked:
 			peer.CompleteSince = 0
 		}
 	}

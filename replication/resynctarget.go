@@ -28,6 +28,9 @@ func (s *session) targetStart(h *Header, payload []byte) error {
 	if store == nil {
 		return ErrDiskFailed
 	}
+	if err := s.mayBeTarget(); err != nil {
+		return err
+	}
 	if err := s.resource.becomeInconsistent(h.Generation); err != nil {
 		return err
 	}

@@ -11,11 +11,12 @@ const (
 	actionBitmap               // resync of the blocks whose bits are set on either side
 	actionFull                 // resync of every block
 	actionRefuse               // not admissible: the peer's data is left alone
+	actionSplit                // a side of a split: the operator decides which one is kept
 )
 
 // String names the action for events.
 func (a action) String() string {
-	return [...]string{"Connected", "Established", "bitmap resync", "full resync", "refused"}[a]
+	return [...]string{"Connected", "Established", "bitmap resync", "full resync", "refused", splitBrain}[a]
 }
 
 // sourceFacts is everything that the decision looks at.
@@ -40,6 +41,17 @@ func (f *sourceFacts) completeSince() uint64 {
 
 // replica is the peer's; a rule behind the first may ask for it.
 func (f *sourceFacts) replica() *Replica { return f.configuration.replica(f.peer.From) }
+
+// forkCovered reports whether the two bitmaps together have every block in which the sides of a split differ. The forced
+// side changed nothing between the base and the fork; the other one may have gone on since the base.
+func (f *sourceFacts) forkCovered() bool {
+	fork := f.replica().Fork
+	former, forced := f.peer.CompleteSince, f.completeSince()
+	if fork.Forced {
+		former, forced = forced, former
+	}
+	return fork.Base != 0 && fork.Peer == f.configuration.Primary && former != 0 && former <= fork.Base && forced != 0 && forced <= fork.At
+}
 
 // sourceDecision is the result with the rules that were tried; the last of them gave it.
 type sourceDecision struct {
@@ -116,6 +128,11 @@ func admissionRules() []sourceRule {
 		{question: "is it in the in-sync set?", action: actionJoin,
 			holds:  func(f *sourceFacts) bool { return f.configuration.inSync(f.peer.From) },
 			reason: always("in sync since the orderly end of the last Primary")},
+		{question: "is it a side of a split that nobody has decided about?", action: actionSplit,
+			holds: func(f *sourceFacts) bool { return f.configuration.undecided(f.peer.From) },
+			reason: func(f *sourceFacts) string {
+				return splitReason(f.configuration, f.peer.From) + ": duet split show " + f.configuration.Resource
+			}},
 		{question: "has this node no in-sync disk?", action: actionNone,
 			holds:  func(f *sourceFacts) bool { return f.diskless || !f.selfInSync },
 			reason: always("this node has no in-sync disk to copy from")},
@@ -140,6 +157,16 @@ func extentRules() []sourceRule {
 		{question: "does this Primary know every block that it may lack?", action: actionBitmap,
 			holds:  func(f *sourceFacts) bool { return f.known },
 			reason: always("this Primary knows every block that it may lack, except for those that it lost itself")},
+		{question: "were its data given up, and do both bitmaps have all that the two sides changed?", action: actionBitmap,
+			holds: func(f *sourceFacts) bool { return f.replica().Discard.At != 0 && f.forkCovered() },
+			reason: func(f *sourceFacts) string {
+				return fmt.Sprintf("its side of the split was given up in generation %d, and both bitmaps are complete", f.replica().Discard.At)
+			}},
+		{question: "was a replica forced since it came in?", action: actionFull,
+			holds: func(f *sourceFacts) bool { return f.configuration.ForcedAt > f.replica().AdmittedAt },
+			reason: func(f *sourceFacts) string {
+				return fmt.Sprintf("a replica was forced in generation %d, and no bitmap tells what the two had in common", f.configuration.ForcedAt)
+			}},
 		{question: "does this node's bitmap not reach back to when it left?", action: actionFull,
 			holds: func(f *sourceFacts) bool { since := f.completeSince(); return since == 0 || since > f.replica().LeftAt },
 			reason: func(f *sourceFacts) string {

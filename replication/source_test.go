@@ -33,6 +33,31 @@ func (f *sourceFacts) neverIn() {
 	f.peer.LastInSync, f.local.Peers[1].CompleteSince = 0, 0
 }
 
+// forkedOff makes b the former Primary: a, which had left in 4, was forced in 8.
+func (f *sourceFacts) forkedOff() {
+	f.configuration.ForcedAt = 8
+	f.configuration.Replicas[0].AdmittedAt = 8
+	b := &f.configuration.Replicas[1]
+	b.AdmittedAt, b.LeftAt, b.Fork = 1, 8, Fork{At: 8, Peer: "a", Base: 4}
+	f.local.Peers[1].CompleteSince, f.peer.CompleteSince = 8, 4
+}
+
+// givenUp is that, after the operator has decided for a.
+func (f *sourceFacts) givenUp() {
+	f.forkedOff()
+	f.configuration.Replicas[1].Discard.At = 9
+}
+
+// forcedInVain makes b the one that was forced in 8 and is given up: a, which was in sync until then, is kept.
+func (f *sourceFacts) forcedInVain() {
+	f.givenUp()
+	f.configuration.ForcedAt = 9
+	f.configuration.Replicas[0].AdmittedAt = 9
+	b := &f.configuration.Replicas[1]
+	b.AdmittedAt, b.LeftAt, b.Fork.Forced = 8, 9, true
+	f.local.Peers[1].CompleteSince, f.peer.CompleteSince = 4, 8
+}
+
 var sourceCases = []struct {
 	name       string
 	change     func(f *sourceFacts)
@@ -104,6 +129,26 @@ var sourceCases = []struct {
 	{"diskless", func(f *sourceFacts) { f.peer.DiskState, f.peer.SizeBytes = "Diskless", 0 }, actionNone, false},
 	{"another size", func(f *sourceFacts) { f.peer.SizeBytes = 1 << 21 }, actionRefuse, false},
 	{"another size, in the set", func(f *sourceFacts) { f.member(); f.peer.SizeBytes = 1 << 19 }, actionRefuse, false},
+	{"side of a split", (*sourceFacts).forkedOff, actionSplit, false},
+	{"side of a split, though this Primary knows what it lacks", func(f *sourceFacts) { f.forkedOff(); f.known = true }, actionSplit, false},
+	{"side of a split, its disk is new", func(f *sourceFacts) { f.forkedOff(); f.peer.JustCreated = true }, actionSplit, false},
+	{"side of a split, the Primary has no disk in sync", func(f *sourceFacts) { f.forkedOff(); f.selfInSync = false }, actionSplit, false},
+	{"side of a split, without a disk", func(f *sourceFacts) { f.forkedOff(); f.peer.DiskState = "Failed" }, actionNone, false},
+	{"given up", (*sourceFacts).givenUp, actionBitmap, false},
+	{"given up, interrupted", func(f *sourceFacts) { f.givenUp(); f.known, f.peer.DiskState = true, "Inconsistent" }, actionBitmap, true},
+	{"given up, its own bitmap is not complete", func(f *sourceFacts) { f.givenUp(); f.peer.CompleteSince = 0 }, actionFull, false},
+	{"given up, its own bitmap began later", func(f *sourceFacts) { f.givenUp(); f.peer.CompleteSince = 5 }, actionFull, false},
+	{"given up, the forced one's bitmap is not complete", func(f *sourceFacts) { f.givenUp(); f.local.Peers[1].CompleteSince = 0 }, actionFull, false},
+	{"given up, the forced one's bitmap began later", func(f *sourceFacts) { f.givenUp(); f.local.Peers[1].CompleteSince = 9 }, actionFull, false},
+	{"given up, nothing tells when the forced one left", func(f *sourceFacts) { f.givenUp(); f.configuration.Replicas[1].Fork.Base = 0 }, actionFull, false},
+	{"given up, another than the forced one is Primary", func(f *sourceFacts) { f.givenUp(); f.configuration.Replicas[1].Fork.Peer = "c" }, actionFull, false},
+	{"given up, its metadata know nothing", func(f *sourceFacts) { f.givenUp(); f.peer.LastInSync = 0 }, actionFull, false},
+	{"forced, and given up", (*sourceFacts).forcedInVain, actionBitmap, false},
+	{"forced, and given up, its bitmap is not complete", func(f *sourceFacts) { f.forcedInVain(); f.peer.CompleteSince = 0 }, actionFull, false},
+	{"forced, and given up, the kept one's bitmap is not complete", func(f *sourceFacts) { f.forcedInVain(); f.local.Peers[1].CompleteSince = 9 }, actionFull, false},
+	{"left before a force", func(f *sourceFacts) { f.configuration.ForcedAt = 8 }, actionFull, false},
+	{"came in after a force", func(f *sourceFacts) { f.configuration.ForcedAt = 4 }, actionBitmap, false},
+	{"left before a force, what it lacks is known since", func(f *sourceFacts) { f.configuration.ForcedAt, f.known = 8, true }, actionBitmap, true},
 	{"this node is diskless", func(f *sourceFacts) { f.diskless, f.known = true, true }, actionNone, false},
 	{"this node is not in sync", func(f *sourceFacts) { f.selfInSync, f.known = false, true }, actionNone, false},
 }
@@ -138,13 +183,18 @@ func randomFacts(random *rand.Rand) sourceFacts {
 	chance := func() bool { return random.IntN(2) == 0 }
 	generation := func() uint64 { return random.Uint64N(6) }
 	pick := func(names ...string) string { return names[random.IntN(len(names))] }
-	conf := &Configuration{SizeBytes: 1 << 20, Generation: generation(), AckDurable: chance()}
+	conf := &Configuration{SizeBytes: 1 << 20, Generation: generation(), AckDurable: chance(), Primary: pick("a", "b"), ForcedAt: generation()}
 	for slot, node := range []string{"a", "b", "c"} {
 		if chance() {
 			conf.InSync = append(conf.InSync, node)
 		}
 		if random.IntN(4) > 0 {
-			conf.Replicas = append(conf.Replicas, Replica{Node: node, Slot: slot, LeftAt: generation(), AdmittedAt: generation(), AdmittedBoot: pick("", "x", "y")})
+			r := Replica{Node: node, Slot: slot, LeftAt: generation(), AdmittedAt: generation(), AdmittedBoot: pick("", "x", "y")}
+			if random.IntN(3) == 0 {
+				r.Fork = Fork{At: generation(), Peer: pick("a", "b"), Base: generation(), Forced: chance()}
+				r.Discard.At = generation()
+			}
+			conf.Replicas = append(conf.Replicas, r)
 		}
 	}
 	f := sourceFacts{configuration: conf, selfInSync: chance(), diskless: chance(), known: chance(), slot: random.IntN(12) - 2, dirty: generation()}
@@ -153,7 +203,7 @@ func randomFacts(random *rand.Rand) sourceFacts {
 	}
 	f.peer = hello{From: pick("a", "b", "c", "d"), BootID: pick("x", "y"), SizeBytes: random.Uint64N(2) << 20,
 		DiskState: pick("Diskless", "Failed", "Inconsistent", "Outdated", "Consistent", "UpToDate", "?"), Promised: generation(), LastInSync: generation(),
-		Inconsistent: chance(), JustCreated: random.IntN(4) == 0, DirtyBlocks: generation()}
+		Inconsistent: chance(), JustCreated: random.IntN(4) == 0, DirtyBlocks: generation(), CompleteSince: generation()}
 	return f
 }
 
@@ -169,12 +219,18 @@ func TestSourceDecisionIsSafe(t *testing.T) {
 		member := slices.Contains(f.configuration.InSync, peer.From)
 		copies := d.action == actionBitmap || d.action == actionFull
 		since := f.completeSince()
-		covered := f.known || since != 0 && replica != nil && since <= replica.LeftAt
+		covered := f.known || since != 0 && replica != nil && since <= replica.LeftAt && replica.AdmittedAt >= f.configuration.ForcedAt
+		covered = covered || replica != nil && replica.Discard.At != 0 && f.forkCovered()
+		undecided := replica != nil && replica.Fork.At != 0 && replica.Discard.At == 0 && !member
 		restarted := replica != nil && !f.configuration.AckDurable && replica.AdmittedBoot != "" && replica.AdmittedBoot != peer.BootID
 		unusable := slices.Contains([]string{"Diskless", "Failed", "Inconsistent"}, peer.DiskState)
 		switch {
 		case d.action == actionJoin && (!member || unusable || restarted):
 			t.Fatalf("%+v joins", f)
+		case undecided && (copies || d.action == actionJoin):
+			t.Fatalf("%+v: a side of a split is touched", f)
+		case d.action == actionSplit && !undecided:
+			t.Fatalf("%+v: a split where there is none", f)
 		case d.action == actionBitmap && (!covered || peer.JustCreated || replica.LeftAt != 0 && peer.LastInSync == 0):
 			t.Fatalf("%+v gets a bitmap resync", f)
 		case d.supersedes && (d.action != actionBitmap || !f.known || peer.DirtyBlocks > f.dirty):
@@ -187,7 +243,7 @@ func TestSourceDecisionIsSafe(t *testing.T) {
 			t.Fatalf("%+v: no rule fits", f)
 		}
 	}
-	for a := actionNone; a <= actionRefuse; a++ {
+	for a := actionNone; a <= actionSplit; a++ {
 		if seen[a] < 100 {
 			t.Errorf("%s only %d times", a, seen[a])
 		}

@@ -97,6 +97,9 @@ func (r *Resource) peerStatus(l *link, st *Status) PeerStatus {
 		return ps
 	}
 	ps.ConnectionState, ps.ReplicationState = "Connected", "Established"
+	if l.split {
+		ps.ConnectionState, ps.ReplicationState = splitBrain, "Off"
+	}
 	ps.SentBytes, ps.ReceivedBytes = s.sentBytes.Load(), s.receivedBytes.Load()
 	ps.Role = s.hello.Role
 	switch {

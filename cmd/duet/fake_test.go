@@ -23,6 +23,9 @@ type fakeNode struct {
 	resync  *control.ResyncRequest
 	hang    bool
 
+	force    control.ForceReport
+	promoted *control.PrimaryRequest
+
 	verified  []control.VerifyStatus // what VerifyStatus answers, one after the other; the last for ever
 	verifying *control.VerifyRequest
 	cancelled *control.VerifyCancelRequest
@@ -59,7 +62,12 @@ func (f *fakeNode) ResourceShow(context.Context, string) (*control.ResourceRecor
 	return &record, f.failure
 }
 
-func (f *fakeNode) Primary(context.Context, string, *control.PrimaryRequest) (*control.RoleChange, error) {
+func (f *fakeNode) ForceReport(context.Context, string) (*control.ForceReport, error) {
+	return &f.force, f.failure
+}
+
+func (f *fakeNode) Primary(_ context.Context, _ string, r *control.PrimaryRequest) (*control.RoleChange, error) {
+	f.promoted = r
 	return &control.RoleChange{Role: control.RolePrimary, Generation: 4}, f.failure
 }
 

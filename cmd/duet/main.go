@@ -20,8 +20,8 @@ func mainExitCode() int {
 	// The second signal is not caught any more: it ends a program that does not get to its end.
 	context.AfterFunc(ctx, stop)
 	p := &program{
-		stdout: os.Stdout, stderr: os.Stderr,
-		terminal: term.IsTerminal(int(os.Stdout.Fd())),
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		terminal: term.IsTerminal(int(os.Stdout.Fd())), asks: term.IsTerminal(int(os.Stdin.Fd())),
 	}
 	return p.run(ctx, os.Args)
 }

@@ -25,8 +25,10 @@ const (
 
 // program is one run of the command line: where it prints, and whether people look at it.
 type program struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	terminal       bool // stdout is a terminal
+	asks           bool // stdin is a terminal: somebody can answer
 }
 
 // run runs the command line and returns its exit code. The reason of a failure goes to stderr, with what to do.

@@ -33,7 +33,7 @@ func orEmpty[T any](list []T) []T {
 // second is empty when there is nothing to do but wait or be glad. The worst finding wins.
 func Assess(node string, r *ResourceStatus) (verdict, nextStep string) {
 	for _, find := range []func(string, *ResourceStatus) (string, string){
-		assessSuspended, assessQuorum, assessDisk, assessNoPrimary, assessResync, assessOutOfDate, assessPeers, assessVerify,
+		assessSuspended, assessQuorum, assessDisk, assessSplit, assessNoPrimary, assessResync, assessOutOfDate, assessPeers, assessVerify,
 	} {
 		if verdict, nextStep = find(node, r); verdict != "" {
 			return verdict, nextStep

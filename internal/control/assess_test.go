@@ -70,6 +70,14 @@ func TestAssess(t *testing.T) {
 			"wait for the resync to begin"},
 		{"the peer is out of date", "a", base(inSync("a")), "the data of b are out of date; a has every acknowledged write",
 			"wait for the resync to begin"},
+		{"a split", "b", base(inSync("b"), link(ConnectionSplitBrain, ""), func(r *ResourceStatus) {
+			r.Split = []SplitReplica{{Name: "a", Generation: 5}, {Name: "c", Generation: 3, GivenUp: true}}
+		}), "split brain since generation 5: a may have acknowledged writes that b lacks, and the other way round; nothing is copied",
+			"`duet split show r0`"},
+		{"a split that was decided", "b", base(inSync("b"), func(r *ResourceStatus) {
+			r.Split = []SplitReplica{{Name: "a", Generation: 5, GivenUp: true}}
+			r.Resync = &ResyncStatus{State: ResyncRunning, Source: "b", Target: "a"}
+		}), "a is being resynced from b: until then only b has every acknowledged write", ""},
 		{"one replica", "a", base(inSync("a"), func(r *ResourceStatus) { r.Connections = nil }),
 			"only one replica: an acknowledged write does not survive the loss of its disk",
 			"delete and create the resource with a replica on a second node to protect the data"},

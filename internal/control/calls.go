@@ -77,6 +77,11 @@ func (c *Client) Primary(ctx context.Context, resource string, r *PrimaryRequest
 	return aboutResource[RoleChange](ctx, c, http.MethodPost, resource, "primary", r)
 }
 
+// ForceReport asks what a forced promotion of the node may lose.
+func (c *Client) ForceReport(ctx context.Context, resource string) (*ForceReport, error) {
+	return aboutResource[ForceReport](ctx, c, http.MethodGet, resource, "force", nil)
+}
+
 // Secondary asks the node to become Secondary.
 func (c *Client) Secondary(ctx context.Context, resource string) (*RoleChange, error) {
 	return aboutResource[RoleChange](ctx, c, http.MethodPost, resource, "secondary", nil)

@@ -72,6 +72,10 @@ func (f *fakeNode) ResourceShow(_ context.Context, resource string) (*ResourceRe
 	return fakeRecord(), f.ask("ResourceShow", resource)
 }
 
+func (f *fakeNode) ForceReport(_ context.Context, resource string) (*ForceReport, error) {
+	return &ForceReport{Resource: resource, Generation: 7}, f.ask("ForceReport", resource)
+}
+
 func (f *fakeNode) Primary(_ context.Context, resource string, r *PrimaryRequest) (*RoleChange, error) {
 	return &RoleChange{Role: RolePrimary, Generation: 7}, f.ask("Primary", resource, *r)
 }

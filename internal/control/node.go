@@ -16,6 +16,8 @@ type Node interface {
 	ResourceShow(ctx context.Context, resource string) (*ResourceRecord, error)
 
 	Primary(ctx context.Context, resource string, r *PrimaryRequest) (*RoleChange, error)
+	// ForceReport says what a forced promotion of this node may lose; it changes nothing.
+	ForceReport(ctx context.Context, resource string) (*ForceReport, error)
 	Secondary(ctx context.Context, resource string) (*RoleChange, error)
 	Connect(ctx context.Context, resource string, r *PeerRequest) error
 	Disconnect(ctx context.Context, resource string, r *PeerRequest) error

@@ -90,6 +90,10 @@ type GenerationNote struct {
 // PrimaryRequest asks a node to become Primary.
 type PrimaryRequest struct {
 	Force bool `json:"force,omitempty"`
+	// With Force: the generation of the ForceReport that the operator has agreed to.
+	Generation uint64 `json:"generation,omitempty"`
+	// AcceptInconsistent allows, with Force, a disk that a resync has overwritten in part.
+	AcceptInconsistent bool `json:"accept-inconsistent,omitempty"`
 }
 
 // RoleChange is the result of a change of role.

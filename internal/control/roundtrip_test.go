@@ -82,8 +82,10 @@ var calls = []struct {
 	{"resource show", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ResourceShow(ctx, "a/b c") },
 		[]any{"ResourceShow", "a/b c"}, fakeRecord()},
 	{"primary", fromLocal, func(ctx context.Context, c *Client) (any, error) {
-		return c.Primary(ctx, "r0", &PrimaryRequest{Force: true})
-	}, []any{"Primary", "r0", PrimaryRequest{Force: true}}, &RoleChange{Role: RolePrimary, Generation: 7}},
+		return c.Primary(ctx, "r0", &PrimaryRequest{Force: true, Generation: 6})
+	}, []any{"Primary", "r0", PrimaryRequest{Force: true, Generation: 6}}, &RoleChange{Role: RolePrimary, Generation: 7}},
+	{"force report", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ForceReport(ctx, "r0") },
+		[]any{"ForceReport", "r0"}, &ForceReport{Resource: "r0", Generation: 7}},
 	{"secondary", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Secondary(ctx, "r0") },
 		[]any{"Secondary", "r0"}, &RoleChange{Role: RoleSecondary, Generation: 8}},
 	{"connect", fromLocal, func(ctx context.Context, c *Client) (any, error) {

@@ -76,6 +76,9 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	route(fromLocal, "POST /v1/resources/{name}/primary", post(func(r *http.Request, in *PrimaryRequest) (*RoleChange, error) {
 		return n.Primary(r.Context(), r.PathValue("name"), in)
 	}))
+	route(fromLocal, "GET /v1/resources/{name}/force", get(func(r *http.Request) (*ForceReport, error) {
+		return n.ForceReport(r.Context(), r.PathValue("name"))
+	}))
 	route(fromLocal, "POST /v1/resources/{name}/secondary", post(func(r *http.Request, _ *none) (*RoleChange, error) {
 		return n.Secondary(r.Context(), r.PathValue("name"))
 	}))

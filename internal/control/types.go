@@ -38,6 +38,9 @@ const (
 	ConnectionUnconnected   ConnectionState = "Unconnected"
 	ConnectionConnecting    ConnectionState = "Connecting"
 	ConnectionConnected     ConnectionState = "Connected"
+	// ConnectionSplitBrain is duet's own: connected, but each side may have acknowledged writes that the other lacks.
+	// Nothing is copied until `duet split resolve`.
+	ConnectionSplitBrain ConnectionState = "SplitBrain"
 )
 
 // ReplicationState says what is going on between the two disks of a connection.
@@ -101,6 +104,8 @@ type ResourceStatus struct {
 	Resync     *ResyncStatus `json:"resync"`  // the resync that ends last of those this node takes part in; nil without any
 	// Verify is the newest verify that was begun on this node, without the ranges; nil without any.
 	Verify *VerifyStatus `json:"verify"`
+	// Split is the replicas that were in sync when another was forced into their place; nil without any.
+	Split []SplitReplica `json:"split,omitempty"`
 	// Reason says why the resource is not what it should be (why it is suspended, not connected, not UpToDate);
 	// empty when all is well.
 	Reason string `json:"reason"`

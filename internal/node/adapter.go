@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"duet/quorum"
 	"duet/replication"
@@ -14,12 +15,12 @@ func Configuration(r *quorum.Resource) replication.Configuration {
 	c := replication.Configuration{
 		Resource: r.Name, ResourceID: r.ID, SizeBytes: r.SizeBytes, Generation: r.Generation,
 		Primary: r.Primary, PrimaryIncarnation: r.PrimaryIncarnation, PrimarySince: r.PrimarySince, Clean: r.Clean,
-		InSync: r.InSync, AckDurable: r.AckDurable, LossCount: r.LossCount,
+		InSync: r.InSync, AckDurable: r.AckDurable, LossCount: r.LossCount, ForcedAt: r.ForcedAt,
 	}
 	for _, replica := range r.Replicas {
 		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot,
 			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt, AdmittedBoot: replica.AdmittedBoot,
-			Promised: replica.Promised})
+			Promised: replica.Promised, Fork: replication.Fork(replica.Fork), Discard: replication.Discard(replica.Discard)})
 	}
 	return c
 }
@@ -50,20 +51,24 @@ func (a arbiter) Propose(ctx context.Context, p replication.Proposal) (replicati
 }
 
 func commandOf(p replication.Proposal) (quorum.Command, error) {
+	now := time.Now().Unix()
 	switch p.Kind {
 	case replication.ProposePromote:
-		return quorum.Promote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Reason: p.Reason}, nil
+		return quorum.Promote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Reason: p.Reason, Now: now}, nil
+	case replication.ProposeForce:
+		return quorum.Force{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Base: p.Base,
+			Promised: p.Promised, Reason: p.Reason, Now: now}, nil
 	case replication.ProposeDemote:
 		return quorum.Demote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Clean: p.Clean,
 			Hold: true, Reason: p.Reason}, nil
 	case replication.ProposeRemove:
 		return quorum.RemoveInSync{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation,
-			Target: p.Target, Reason: p.Reason}, nil
+			Target: p.Target, Reason: p.Reason, Now: now}, nil
 	case replication.ProposeAdd:
 		return quorum.AddInSync{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation,
 			Target: p.Target, TargetInc: p.TargetIncarnation, TargetPromised: p.TargetPromised, Reason: p.Reason}, nil
 	case replication.ProposeDetach:
-		return quorum.Detach{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation, Reason: p.Reason}, nil
+		return quorum.Detach{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation, Reason: p.Reason, Now: now}, nil
 	}
 	return nil, fmt.Errorf("node: proposal of unknown kind %q", p.Kind)
 }

@@ -57,9 +57,6 @@ func (n *Node) replica(resource string) (*replication.Resource, error) {
 
 // Primary implements control.Node.
 func (n *Node) Primary(ctx context.Context, resource string, r *control.PrimaryRequest) (*control.RoleChange, error) {
-	if r.Force {
-		return nil, control.Errorf(control.CodeRefused, "--force is not possible in this version: only a replica that is in sync becomes Primary")
-	}
 	current, err := n.newest(ctx, resource)
 	if err != nil {
 		return nil, err
@@ -68,6 +65,9 @@ func (n *Node) Primary(ctx context.Context, resource string, r *control.PrimaryR
 		if err := n.waitFor(ctx, resource+" to be opened here", func() bool { return n.held(resource) != nil }); err != nil {
 			return nil, err
 		}
+	}
+	if r.Force {
+		return n.forcePrimary(ctx, current, r)
 	}
 	replica, err := n.replica(resource)
 	if err != nil {

@@ -122,7 +122,7 @@ const kib = 1024
 // resourceStatus joins what is committed with what this node sees.
 func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) control.ResourceStatus {
 	out := control.ResourceStatus{Name: r.Name, NodeID: -1, Role: control.RoleSecondary, WriteOrdering: "flush",
-		Generation: r.Generation, InSync: r.InSync, Primary: r.Primary, Reason: h.failure}
+		Generation: r.Generation, InSync: r.InSync, Primary: r.Primary, Reason: h.failure, Split: splitReplicas(r)}
 	if replica, ok := r.Replica(n.config.Name); ok {
 		out.NodeID = replica.Slot
 	}
