@@ -1,6 +1,10 @@
 package nbd
 
-import "duet/nbd/internal/wire"
+import (
+	"sync/atomic"
+
+	"duet/nbd/internal/wire"
+)
 
 // burst is the Batch of a connection's reader: whatever one read of the socket brought. It ends before the reader may
 // block, so nothing that was deferred waits for the client's next request.
@@ -9,6 +13,17 @@ type burst struct {
 	own      *stream
 	ownQueue bool // own has replies to send
 	others   []Flusher
+
+	relieve  func(b *burst) // lets another goroutine take the place of the one whose batch this is
+	relieved atomic.Bool
+}
+
+// Stuck says that the goroutine whose batch this is will not come back soon from the device, which has gone on without it:
+// another one sends what was deferred and reads on. When the goroutine returns it ends, and touches nothing. Stuck doesn't
+// block.
+func (b *burst) Stuck() {
+	b.relieved.Store(true)
+	b.relieve(b)
 }
 
 // Defer remembers f, once, to be flushed when the burst ends.

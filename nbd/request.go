@@ -38,6 +38,15 @@ func (r *request) Complete(b interface {
 	b.Defer(stream)
 }
 
+// KeepBuffer says that the device still uses the payload of a WRITE although it completes it: it is left to the garbage
+// collector.
+func (r *request) KeepBuffer() {
+	if r.buffer != nil {
+		r.stream.session.server.buffers.lent.Add(-1)
+		r.buffer = nil
+	}
+}
+
 // newRequest takes a request from the pool and lends it its payload memory.
 func (s *session) newRequest(header wire.Request, c charge, payloadBytes uint32) *request {
 	r, ok := s.server.requests.Get().(*request)

@@ -109,10 +109,8 @@ func (s *session) transmit(chosen *selection) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t := newTransmission(ctx, s, chosen)
-	for range readers - 1 {
-		loops.Go(t.readLoop)
-	}
-	t.readLoop()
+	t.startReaders()
+	<-t.ended
 	s.drain(t)
 	if stream.isRevoked() {
 		s.reset()
@@ -121,6 +119,7 @@ func (s *session) transmit(chosen *selection) error {
 	cancel()
 	close(written)
 	loops.Wait()
+	t.active.Wait()
 	stream.abandon()
 	stream.takeBack()
 	<-stream.awaitIdle(t.submitted)

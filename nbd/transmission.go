@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 
 	"duet/nbd/internal/wire"
 )
@@ -15,6 +16,8 @@ var (
 	errDisconnect = errors.New("the client disconnected")
 	// errDraining ends it because the server is closing.
 	errDraining = errors.New("the server is closing")
+	// errRelieved ends a reader in whose place another one reads.
+	errRelieved = errors.New("another reader has taken over")
 	// errViolation ends it because the client broke the protocol in a way that loses the framing.
 	errViolation = errors.New("protocol violation")
 )
@@ -42,14 +45,15 @@ type transmission struct {
 	stream    *stream
 	device    Device
 	terms     terms
-	burst     burst
+	burst     *burst        // of the reader that has the turn
 	submitted uint64        // requests that were or will be completed
 	pass      int           // requests since the last read of the socket
 	lookups   chan struct{} // holds one for each BLOCK_STATUS that is looked up
 
-	turn   chan struct{} // holds one when no reader has the turn
-	ended  chan struct{} // closed by the reader that finds the end
-	reason error         // why it ended; valid once ended is closed
+	turn   chan struct{}  // holds one when no reader has the turn
+	ended  chan struct{}  // closed by the reader that finds the end
+	reason error          // why it ended; valid once ended is closed
+	active sync.WaitGroup // readers, without those that were relieved
 }
 
 func newTransmission(ctx context.Context, s *session, chosen *selection) *transmission {
@@ -64,15 +68,52 @@ func newTransmission(ctx context.Context, s *session, chosen *selection) *transm
 			structured: chosen.structured,
 			allocation: chosen.allocation,
 		},
-		burst:   burst{in: &s.in, own: s.stream},
 		lookups: make(chan struct{}, statusRequests),
 		turn:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 	}
+	t.burst = t.newBurst()
 	s.in.grow(transmissionInboxBytes)
 	s.in.beforeRead = t.endPass
 	t.turn <- struct{}{}
 	return t
+}
+
+func (t *transmission) newBurst() *burst {
+	return &burst{in: t.in, own: t.stream, relieve: t.relieveTurn}
+}
+
+// startReaders starts those that take turns.
+func (t *transmission) startReaders() {
+	t.active.Add(readers)
+	for range readers {
+		go t.reader()
+	}
+}
+
+// reader is one of them. Once it was relieved it is nobody's.
+func (t *transmission) reader() {
+	if !errors.Is(t.readLoop(), errRelieved) {
+		t.active.Done()
+	}
+}
+
+// relieveTurn is for a reader that has the turn and is stuck in the device.
+func (t *transmission) relieveTurn(stuck *burst) {
+	go func() {
+		stuck.end()
+		t.burst = t.newBurst()
+		t.turn <- struct{}{}
+		t.reader()
+	}()
+}
+
+// relieveAside is for one that has passed the turn on.
+func (t *transmission) relieveAside(stuck *burst) {
+	go func() {
+		stuck.end()
+		t.reader()
+	}()
 }
 
 // endPass ends what one read of the socket brought. A client that sent one request waits for its answer, which leaves now
@@ -87,24 +128,29 @@ func (t *transmission) endPass() {
 
 // readLoop reads and submits requests while it has the turn, which it owns the connection's reading side by. It passes
 // the turn on before it submits a large write, and waits for it again afterwards. It ends with the transmission.
-func (t *transmission) readLoop() {
-	aside := burst{own: t.stream}
+func (t *transmission) readLoop() error {
+	aside := &burst{own: t.stream, relieve: t.relieveAside}
 	for {
 		select {
 		case <-t.turn:
 		case <-t.ended:
-			return
+			return nil
 		}
 		large, err := t.run()
-		if err != nil {
-			t.reason = err
-			t.burst.end()
-			close(t.ended)
-			return
+		if errors.Is(err, errRelieved) {
+			return err
 		}
 		t.burst.end()
+		if err != nil {
+			t.reason = err
+			close(t.ended)
+			return nil
+		}
 		t.turn <- struct{}{}
-		t.submit(large, &aside)
+		t.submit(large, aside)
+		if aside.relieved.Load() {
+			return errRelieved
+		}
 		aside.end()
 	}
 }
@@ -172,7 +218,11 @@ func (t *transmission) serve(header wire.Request) (*request, error) {
 	if header.Command == wire.CmdWrite && header.Length >= relayBytes {
 		return r, nil
 	}
-	t.submit(r, &t.burst)
+	b := t.burst
+	t.submit(r, b)
+	if b.relieved.Load() {
+		return nil, errRelieved
+	}
 	return nil, nil
 }
 

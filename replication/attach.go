@@ -48,22 +48,44 @@ func Format(meta MetadataFile, cfg FormatConfig) error {
 // Attach takes a disk and its metadata over: checks that they belong here and together, replays the activity log into
 // the bitmaps, and makes the replica usable. Call it before Start.
 func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
-	super, _, err := openSuperblock(meta)
+	opened, err := r.openReplica(&r.learned, disk, meta)
 	if err != nil {
 		return err
 	}
-	sb := super.superblock()
-	if err := r.checkSuperblock(&sb, disk); err != nil {
-		return err
+	r.install(opened)
+	return nil
+}
+
+// openedReplica is a disk with its metadata, recovered and ready to be used.
+type openedReplica struct {
+	local     *localDisk
+	super     *superblockStore
+	meta      MetadataFile
+	recovered bitmap.SlotMask // towards these slots there are bits of an activity log that a crash left
+	failed    string          // why it failed before, "" if it didn't
+}
+
+// openReplica does the part of an attach that waits for the disk. It touches nothing of the control loop's.
+func (r *Resource) openReplica(conf *Configuration, rawDisk Disk, rawMeta MetadataFile) (*openedReplica, error) {
+	watch := newDiskWatch()
+	disk, meta := newWatchedDisk(rawDisk, watch), &watchedMetadata{rawMeta, watch}
+	super, _, err := openSuperblock(meta)
+	if err != nil {
+		return nil, err
 	}
-	suspect := r.tagDiffers(&sb, disk) || r.older(&sb)
+	sb := super.superblock()
+	if err := r.checkSuperblock(conf, &sb, disk); err != nil {
+		return nil, err
+	}
+	o := &openedReplica{super: super, meta: meta}
+	suspect := r.tagDiffers(&sb, disk) || r.older(conf, &sb)
 	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
 		OnFull: func() { r.volume.activityLogFull() }}
 	if sb.Failed {
-		r.emit("disk", "", "Attaching", "it failed before: "+sb.FailReason)
-		if r.soleCopy() {
+		o.failed = sb.FailReason
+		if conf.soleCopy(r.cfg.Node) {
 			if err := rewriteHot(disk, newBitmapRegion(meta, sb.Layout()), cfg); err != nil {
-				return fmt.Errorf("the disk of %s failed before (%s), and does again: %w", sb.ResourceName, sb.FailReason, err)
+				return nil, fmt.Errorf("the disk of %s failed before (%s), and does again: %w", sb.ResourceName, sb.FailReason, err)
 			}
 		} else {
 			suspect = true
@@ -71,39 +93,50 @@ func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
 		sb.Failed = false
 		sb.setFailReason("")
 	}
-	peers := r.learned.othersMask(r.cfg.Node)
+	peers := conf.othersMask(r.cfg.Node)
 	store, recovery, err := bitmap.Open(newBitmapRegion(meta, sb.Layout()), cfg, peers)
 	if err != nil {
-		return fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
+		return nil, fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
 	}
 	if suspect {
-		if err := distrust(store, r.learned.othersMask(r.cfg.Node)); err != nil {
-			return errors.Join(err, store.Close(false))
+		if err := distrust(store, peers); err != nil {
+			return nil, errors.Join(err, store.Close(false))
 		}
 	}
 	beginCount(&sb)
 	sb.Incarnation, sb.BootID = r.cfg.Incarnation, r.cfg.BootID
 	if suspect {
 		sb.Inconsistent, sb.LastInSync = true, 0
-		sb.InconsistentSince = r.learned.Generation
+		sb.InconsistentSince = conf.Generation
 	}
 	err = super.write(sb)
 	if err == nil {
 		err = r.finishCount(sb, disk, super.write)
 	}
 	if err != nil {
-		return errors.Join(err, store.Close(false))
+		return nil, errors.Join(err, store.Close(false))
 	}
 	r.log.Info("disk attached", "clean", recovery.Clean, "hot-extents", recovery.HotExtents, "damaged-pages", recovery.DamagedPages)
-	sb = super.superblock()
-	r.superKnown.Store(&sb)
 	if recovery.HotExtents > 0 || recovery.LogDamaged {
-		r.recovered = peers
+		o.recovered = peers
 	}
-	r.super, r.meta, r.detached, r.failure, r.doubtful = super, meta, false, "", sb.Inconsistent
-	r.local = &localDisk{disk: disk, store: store}
-	r.volume.local = r.local
-	return nil
+	o.local = &localDisk{disk: disk, store: store, watch: watch}
+	return o, nil
+}
+
+// install makes an opened replica this node's.
+func (r *Resource) install(o *openedReplica) {
+	if o.failed != "" {
+		r.emit("disk", "", "Attaching", "it failed before: "+o.failed)
+	}
+	sb := o.super.superblock()
+	r.superKnown.Store(&sb)
+	r.recovered |= o.recovered
+	r.super, r.meta, r.detached, r.failure, r.doubtful = o.super, o.meta, false, "", sb.Inconsistent
+	r.local = o.local
+	r.volume.mu.Lock()
+	r.volume.local = o.local
+	r.volume.mu.Unlock()
 }
 
 // distrust notes, before the count that gives the disk away is made to fit, that any block may differ from the others': a
@@ -119,8 +152,8 @@ func distrust(store *bitmap.Store, others bitmap.SlotMask) error {
 
 // older reports whether disk and metadata are of before this replica was last admitted: both were restored, from a backup
 // or a snapshot. What changed in between is not in them, and the bitmaps of others may not have it any more.
-func (r *Resource) older(sb *Superblock) bool {
-	mine := r.learned.replica(r.cfg.Node)
+func (r *Resource) older(conf *Configuration, sb *Superblock) bool {
+	mine := conf.replica(r.cfg.Node)
 	if sb.Promised >= mine.Promised {
 		return false
 	}
@@ -129,14 +162,11 @@ func (r *Resource) older(sb *Superblock) bool {
 	return true
 }
 
-// soleCopy reports whether nobody else is in sync: then even a disk that has failed before is the best that there is.
-func (r *Resource) soleCopy() bool {
-	return len(r.learned.InSync) == 1 && r.learned.inSync(r.cfg.Node)
-}
+// soleCopy reports whether nobody but node is in sync: then even a disk that has failed before is the best that there is.
+func (c *Configuration) soleCopy(node string) bool { return len(c.InSync) == 1 && c.inSync(node) }
 
 // checkSuperblock refuses metadata of something else.
-func (r *Resource) checkSuperblock(sb *Superblock, disk Disk) error {
-	conf := &r.learned
+func (r *Resource) checkSuperblock(conf *Configuration, sb *Superblock, disk Disk) error {
 	mine := conf.replica(r.cfg.Node)
 	switch {
 	case sb.ClusterID != r.cfg.ClusterID:
@@ -157,15 +187,19 @@ func (r *Resource) checkSuperblock(sb *Superblock, disk Disk) error {
 
 // diskFailed gives the local disk up, durably; the configuration decides how the volume goes on. Nothing is answered as
 // if the disk were well from the moment that this is known: the gate comes first.
-func (r *Resource) diskFailed(cause error) {
-	if r.detached {
+func (r *Resource) diskFailed(local *localDisk, cause error) {
+	if r.detached || local != r.local {
 		r.settleStuck()
 		return
 	}
 	r.detached, r.failure = true, cause.Error()
 	r.emit("disk", "", "Failed", r.failure)
 	r.setGate()
-	if err := r.updateSuperblock(func(sb *Superblock) { sb.Failed = true; sb.setFailReason(r.failure) }); err != nil {
+	r.tellDiskFailure(cause)
+	err := r.beside(func() error {
+		return r.updateSuperblock(func(sb *Superblock) { sb.Failed = true; sb.setFailReason(cause.Error()) })
+	})
+	if err != nil {
 		r.log.Error("the failure of the disk could not be noted in its metadata", "error", err)
 	}
 	if !r.serving {
@@ -181,18 +215,22 @@ func (r *Resource) diskFailed(cause error) {
 // settleStuck lets the requests whose local leg failed go on once it is known how.
 func (r *Resource) settleStuck() {
 	v := r.volume
-	sole := r.serving && r.adopted.inSync(r.cfg.Node) && len(r.adopted.InSync) == 1
-	if r.serving && !sole && r.adopted.inSync(r.cfg.Node) {
+	sole := r.detached && r.serving && r.adopted.soleCopy(r.cfg.Node)
+	if r.detached && r.serving && !sole && r.adopted.inSync(r.cfg.Node) {
 		return // the commit of the detachment comes first
 	}
 	v.mu.Lock()
 	stuck := v.stuckLocal
 	v.stuckLocal = nil
 	v.localDead = false
-	if !sole {
+	if r.detached && !sole {
 		v.local = nil
 	}
-	flushes, send := v.settleBarrierLocked(sole)
+	var flushes []*request
+	var send []*frameWriter
+	if r.detached { // else what is stuck is left over from a disk that another has taken the place of
+		flushes, send = v.settleBarrierLocked(sole)
+	}
 	for _, req := range append(flushes, stuck...) {
 		if sole || req.origin != nil {
 			req.err = ErrDiskFailed
@@ -269,8 +307,8 @@ func (r *Resource) activityLogFull() {
 	v.spilled = epoch
 	v.log.runs(func(off, n uint64) { store.Set(mask, off, n) })
 	v.mu.Unlock()
-	if err := store.Persist(mask); err != nil {
-		r.diskFailed(err)
+	if err := r.beside(func() error { return store.Persist(mask) }); err != nil {
+		r.diskFailed(r.local, err)
 		return
 	}
 	v.mu.Lock()
@@ -361,6 +399,9 @@ func (r *Resource) detach(clean bool) error {
 		r.volume.close()
 		return nil
 	}
+	local := r.local
+	limit := time.AfterFunc(r.closeLimit(), func() { r.volume.giveUp(local, errors.New("it did not return while the resource was closed")) })
+	defer limit.Stop()
 	clean = clean && !r.detached
 	var syncErr error
 	if clean {
@@ -373,5 +414,12 @@ func (r *Resource) detach(clean bool) error {
 	storeErr := r.local.store.Close(clean)
 	r.volume.end()
 	r.volume.close()
-	return errors.Join(syncErr, storeErr, r.meta.Close(), r.local.disk.Close())
+	local.watch.giveUp(ErrClosed)
+	select {
+	case <-local.watch.idle:
+		return errors.Join(syncErr, storeErr, r.meta.Close(), local.disk.Close())
+	case <-time.After(r.closeLimit()):
+		what, age := local.watch.oldest()
+		return errors.Join(syncErr, storeErr, fmt.Errorf("%s has not returned for %v, so the disk stays open until the process ends", what, age))
+	}
 }

@@ -98,9 +98,9 @@ func (bar *barrier) run() {
 	}
 	if err != nil && !sabotageBelieveSecondFlush {
 		v.mu.Lock()
-		v.localDead = true
+		v.localDead = v.localDead || v.local == local
 		v.mu.Unlock()
-		v.failed(err) // a failed flush is final: the disk is not asked again
+		v.failed(local, err) // a failed flush is final: the disk is not asked again
 		return
 	}
 	v.mu.Lock()

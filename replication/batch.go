@@ -1,5 +1,7 @@
 package replication
 
+import "sync/atomic"
+
 // Flusher sends what was queued on a stream.
 type Flusher = interface{ Flush() }
 
@@ -21,8 +23,17 @@ type Completion = interface {
 
 // burst is the Batch of a loop of this package: it remembers the distinct streams that were written to.
 type burst struct {
-	streams []Flusher
-	more    bool
+	streams  []Flusher
+	more     bool
+	stuck    chan struct{} // closed by Stuck; nil: the loop does nothing that may not return
+	relieved atomic.Bool
+}
+
+// Stuck lets who waits for the loop go on without it: it is in an operation on a disk that does not return. The session
+// has ended by then, or is about to.
+func (b *burst) Stuck() {
+	b.relieved.Store(true)
+	close(b.stuck)
 }
 
 // Defer remembers f for the end of the burst.

@@ -217,6 +217,12 @@ type testCluster struct {
 	// wrap, where it is set, stands between a connection and who uses it.
 	wrap       func(net.Conn) net.Conn
 	ackTimeout time.Duration
+	// diskTimeout is Timing.DiskTimeout.
+	diskTimeout time.Duration
+	extents     int
+	policy      OnIOError
+	diskFailed  func(DiskFailure)
+	revoke      func(reason string)
 }
 
 const testDeviceBytes = 32 << 20
@@ -227,8 +233,18 @@ func newTestCluster(t *testing.T, names ...string) *testCluster {
 
 // newTestClusterWithLog makes the activity logs as small as wanted; 0 extents mean the default.
 func newTestClusterWithLog(t *testing.T, extents int, names ...string) *testCluster {
-	c := &testCluster{t: t, nodes: map[string]*testNode{}}
-	conf := Configuration{Resource: "r0", ResourceID: [16]byte{1}, SizeBytes: testDeviceBytes, Generation: 1, Clean: true, InSync: names}
+	c := &testCluster{t: t, nodes: map[string]*testNode{}, extents: extents}
+	if len(names) > 0 {
+		c.form(names...)
+	}
+	return c
+}
+
+// form makes the replicas and starts them.
+func (c *testCluster) form(names ...string) {
+	t, extents := c.t, c.extents
+	conf := Configuration{Resource: "r0", ResourceID: [16]byte{1}, SizeBytes: testDeviceBytes, Generation: 1, Clean: true, InSync: names,
+		OnIOError: c.policy}
 	for slot, name := range names {
 		conf.Replicas = append(conf.Replicas, Replica{Node: name, Slot: slot, AdmittedAt: 1})
 		n := &testNode{name: name, disk: &memoryDisk{p: make([]byte, testDeviceBytes)},
@@ -248,7 +264,6 @@ func newTestClusterWithLog(t *testing.T, extents int, names ...string) *testClus
 			c.crash(name)
 		}
 	})
-	return c
 }
 
 func (c *testCluster) learn(conf Configuration) {
@@ -267,7 +282,8 @@ func (c *testCluster) start(name string) {
 	n.incarnation++
 	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialer(), Emit: c.emit,
 		Timing: Timing{PingInterval: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, ConnectGrace: 5 * time.Second,
-			IdleBarrier: 50 * time.Millisecond, AckTimeout: c.ackTimeout}}
+			IdleBarrier: 50 * time.Millisecond, AckTimeout: c.ackTimeout, DiskTimeout: c.diskTimeout},
+		DiskFailed: c.diskFailed, Revoke: c.revoke}
 	c.arbiter.mu.Lock()
 	conf := c.arbiter.conf
 	c.arbiter.mu.Unlock()
@@ -298,9 +314,14 @@ func (c *testCluster) crash(name string) {
 	}
 	r.cancel()
 	r.loops.Wait()
+	if r.local == nil {
+		return
+	}
 	if err := r.local.store.Close(false); err != nil {
 		c.t.Error(err)
 	}
+	r.local.watch.giveUp(ErrClosed)
+	<-r.local.watch.idle // a process that dies takes its operations along
 }
 
 func (c *testCluster) dialer() func(ctx context.Context, node string) (net.Conn, error) {

@@ -25,6 +25,8 @@ type Config struct {
 	// Revoke is called when the node may not answer clients any more, before any request in flight is dropped: on
 	// return no reply of an earlier request leaves the node. It must not block on the requests themselves. May be nil.
 	Revoke func(reason string)
+	// DiskFailed is called when the local disk is given up; it must not block. May be nil.
+	DiskFailed func(DiskFailure)
 	// Workers bounds the goroutines that wait for the disk; 0 means defaultWorkers.
 	Workers int
 }
@@ -41,6 +43,9 @@ type Timing struct {
 	RetryMax     time.Duration
 	IdleBarrier  time.Duration // a quiet transfer log is made stable after this long
 	BusyBarrier  time.Duration // a busy one after this long
+	// DiskTimeout is how long an operation on the local disk may take before the disk counts as failed, where the
+	// configuration doesn't say; negative: for ever.
+	DiskTimeout time.Duration
 }
 
 // DefaultTiming suits a local network.
@@ -54,6 +59,7 @@ func DefaultTiming() Timing {
 		RetryMax:     2 * time.Second,
 		IdleBarrier:  time.Second,
 		BusyBarrier:  30 * time.Second,
+		DiskTimeout:  10 * time.Second,
 	}
 }
 
@@ -63,7 +69,7 @@ func (t Timing) withDefaults() Timing {
 	for _, pair := range []struct{ have, def *time.Duration }{
 		{&t.PingInterval, &d.PingInterval}, {&t.PeerTimeout, &d.PeerTimeout}, {&t.AckTimeout, &d.AckTimeout},
 		{&t.ConnectGrace, &d.ConnectGrace}, {&t.RetryMin, &d.RetryMin}, {&t.RetryMax, &d.RetryMax},
-		{&t.IdleBarrier, &d.IdleBarrier}, {&t.BusyBarrier, &d.BusyBarrier},
+		{&t.IdleBarrier, &d.IdleBarrier}, {&t.BusyBarrier, &d.BusyBarrier}, {&t.DiskTimeout, &d.DiskTimeout},
 	} {
 		if *pair.have == 0 {
 			*pair.have = *pair.def
@@ -89,10 +95,21 @@ func (c *Config) validate() error {
 	if c.Emit == nil {
 		c.Emit = func(Event) {}
 	}
+	if c.DiskFailed == nil {
+		c.DiskFailed = func(DiskFailure) {}
+	}
 	if c.Revoke == nil {
 		c.Revoke = func(string) {}
 	}
 	return nil
+}
+
+// DiskFailure is the end of the use of a disk, as somebody who has to do something about it wants to know it.
+type DiskFailure struct {
+	Resource string
+	Policy   OnIOError
+	Role     string
+	Cause    error
 }
 
 // Event is a state change with its reason.

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"slices"
+	"time"
 
 	"duet/bitmap"
 )
@@ -29,7 +30,24 @@ type Configuration struct {
 	// ForcedAt is the generation of the newest change that was forced; 0: none was. What two replicas had in common before
 	// it, no bitmap may tell.
 	ForcedAt uint64 `json:"forced-at,omitempty"`
+
+	// OnIOError is what becomes of a disk that refuses an operation; "": OnIOErrorDetach.
+	OnIOError OnIOError `json:"on-io-error,omitempty"`
+	// DiskTimeout is how long an operation on a disk may take before the disk counts as failed; 0: as Timing says,
+	// negative: for ever.
+	DiskTimeout time.Duration `json:"disk-timeout,omitempty"`
 }
+
+// OnIOError is what becomes of a disk that refuses an operation.
+type OnIOError string
+
+// The policies. Whatever refuses a write or a flush is given up in each of them: where a replica lacks a write, or may lose
+// one, only its removal keeps the rest equal.
+const (
+	OnIOErrorDetach  OnIOError = "detach"  // it is given up, and the volume goes on through a peer
+	OnIOErrorPassOn  OnIOError = "pass-on" // a Primary's read that fails is an error of that request, and the disk stays
+	OnIOErrorHandler OnIOError = "handler" // like detach, and the node's handler is told
+)
 
 // Replica is one node's copy in a Configuration.
 type Replica struct {

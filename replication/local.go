@@ -21,6 +21,9 @@ func (v *Volume) writeLocal(r *request, b Batch) {
 func (v *Volume) executeLocal(r *request, b Batch) {
 	v.mu.Lock()
 	local, dead := v.local, v.localDead
+	if r.mutates() && !r.resynced && local != r.held {
+		local, dead = nil, false // it was for a disk that is not there any more, or began before this one was
+	}
 	if r.op == opResyncRead {
 		v.mu.Unlock()
 		r.origin.answer(r, local, dead)
@@ -42,38 +45,70 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 		v.serveVerify(r, local)
 		return
 	}
-	if local != nil {
-		if err := r.applyUnlessThere(local.disk); err != nil {
-			v.localError(r, err)
+	switch {
+	case local != nil:
+		if !v.applyLocal(r, local, b) {
 			return
 		}
-		if r.resynced {
-			startWriteback(local.disk, r)
-		}
+	case r.origin != nil: // a peer that waits for this disk is told nothing
+		v.mu.Lock()
+		r.err = ErrDiskFailed
+		v.mu.Unlock()
 	}
 	v.legDone(r, b)
 }
 
-// startWriteback sees to it that the disk is busy while a resync goes on, and not only with the flush at its end.
-func startWriteback(disk Disk, r *request) {
-	if d, ok := disk.(interface{ StartWriteback(off, n int64) }); ok && r.op == opWrite {
-		d.StartWriteback(int64(r.offsetBytes), int64(r.lengthBytes))
+// applyLocal writes r to the disk; false: it is not the caller's any more, and nothing is that came with it.
+func (v *Volume) applyLocal(r *request, local *localDisk, b Batch) bool {
+	op := &r.operation
+	op.what, op.request, op.batch = "a write", r, b
+	if !local.watch.begin(op) {
+		v.localError(r, local, local.watch.over())
+		return false
 	}
+	change := change{op: r.op, fua: r.fua, resynced: r.resynced, p: r.p, off: int64(r.offsetBytes), n: int64(r.lengthBytes)}
+	err := change.apply(local.disk.disk)
+	if !local.watch.end(op) {
+		v.pool.returned(b)
+		return false
+	}
+	if err != nil {
+		v.localError(r, local, err)
+		return false
+	}
+	return true
 }
 
-// applyUnlessThere spares a resync the zeroing of a hole.
-func (r *request) applyUnlessThere(disk Disk) error {
-	if r.resynced && r.op == opTrim && isHole(disk, r.offsetBytes, r.lengthBytes) {
-		return nil
+// startWriteback sees to it that the disk is busy while a resync goes on, and not only with the flush at its end.
+func startWriteback(disk Disk, c *change) {
+	if d, ok := disk.(interface{ StartWriteback(off, n int64) }); ok && c.op == opWrite {
+		d.StartWriteback(c.off, c.n)
 	}
-	return r.apply(disk)
 }
 
 // localError keeps r and tells the control loop.
-func (v *Volume) localError(r *request, err error) {
+func (v *Volume) localError(r *request, local *localDisk, err error) {
 	v.stats.localErrors.Add(1)
 	v.keepStuck(r, phaseLocal)
-	v.failed(err)
+	v.failed(local, err)
+}
+
+// giveUp ends the use of a disk that holds operations: their requests are kept until it is known how they go on, as those
+// are whose operation failed, and who did them is replaced.
+func (v *Volume) giveUp(local *localDisk, cause error) {
+	v.mu.Lock()
+	if v.local == local {
+		v.localDead = true
+	}
+	v.mu.Unlock()
+	left, workers := local.watch.giveUp(cause)
+	v.pool.relieve(workers)
+	for _, r := range left {
+		r.abandoned = true
+		v.stats.localErrors.Add(1)
+		v.keepStuck(r, phaseLocal)
+	}
+	v.failed(local, cause)
 }
 
 // keepStuck keeps a request whose local leg failed, before the phase it goes on with, until it is known how. The caller tells
@@ -111,25 +146,38 @@ func (v *Volume) end() {
 	}
 }
 
-// apply does what r asks for on disk. TRIM leaves zeroes on every replica, so that replicas stay identical.
-func (r *request) apply(disk Disk) error {
-	off, n := int64(r.offsetBytes), int64(r.lengthBytes)
+// change is what a request does to a disk. It stands for itself: should the disk keep it, the request goes on elsewhere.
+type change struct {
+	op            opcode
+	fua, resynced bool
+	p             []byte
+	off, n        int64
+}
+
+// apply makes the change. TRIM leaves zeroes on every replica, so that replicas stay identical. A resync is spared the
+// zeroing of a hole.
+func (c *change) apply(disk Disk) error {
 	var err error
 	switch {
-	case r.op == opWrite && r.fua:
-		_, err = disk.WriteDurableAt(r.p, off)
-	case r.op == opWrite:
-		_, err = disk.WriteAt(r.p, off)
-	case r.op == opTrim:
-		err = disk.Punch(off, n)
-	case r.op == opZero:
-		err = disk.Zero(off, n)
+	case c.op == opWrite && c.fua:
+		_, err = disk.WriteDurableAt(c.p, c.off)
+	case c.op == opWrite:
+		_, err = disk.WriteAt(c.p, c.off)
+	case c.op == opTrim && c.resynced && isHole(disk, uint64(c.off), uint64(c.n)):
+		return nil
+	case c.op == opTrim:
+		err = disk.Punch(c.off, c.n)
+	case c.op == opZero:
+		err = disk.Zero(c.off, c.n)
 	}
-	if err == nil && r.fua && r.op != opWrite {
+	if err == nil && c.fua && c.op != opWrite {
 		err = disk.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("%d bytes at %d: %w", n, off, err)
+		return fmt.Errorf("%d bytes at %d: %w", c.n, c.off, err)
+	}
+	if c.resynced {
+		startWriteback(disk, c)
 	}
 	return nil
 }
@@ -141,11 +189,9 @@ func (v *Volume) read(r *request, b Batch) {
 	local, dead := v.local, v.localDead
 	v.mu.Unlock()
 	if local != nil && !dead {
-		if fast, ok := local.disk.(nowaitReader); ok {
-			if n, err := fast.ReadNowaitAt(r.p, int64(r.offsetBytes)); err == nil && n == len(r.p) {
-				v.finishRead(r, b)
-				return
-			}
+		if n, err := local.disk.ReadNowaitAt(r.p, int64(r.offsetBytes)); err == nil && n == len(r.p) {
+			v.finishRead(r, b)
+			return
 		}
 	}
 	v.resumeOnWorker(r, phaseLocal)
@@ -157,28 +203,42 @@ func (v *Volume) executeRead(r *request, local *localDisk, b Batch) {
 		v.readRemote(r)
 		return
 	}
-	if _, err := local.disk.ReadAt(r.p, int64(r.offsetBytes)); err != nil {
-		v.readFailed(r, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
+	op := &r.operation
+	op.what, op.request, op.batch = "a read", r, b
+	if !local.watch.begin(op) {
+		v.localError(r, local, local.watch.over())
+		return
+	}
+	off, own := int64(r.offsetBytes), v.buffers.get(len(r.p)) // should the disk keep the read, a peer fills the client's buffer
+	_, err := local.disk.disk.ReadAt(own.p, off)
+	if !local.watch.end(op) {
+		v.pool.returned(b)
+		return
+	}
+	copy(r.p, own.p)
+	v.buffers.put(own)
+	if err != nil {
+		v.readFailed(r, local, fmt.Errorf("read %d bytes at %d: %w", len(r.p), r.offsetBytes, err))
 		return
 	}
 	v.finishRead(r, b)
 }
 
-// readFailed gives the disk up when a peer can answer instead. Where no other copy is, the error is this request's alone:
-// what else the disk holds is still wanted.
-func (v *Volume) readFailed(r *request, err error) {
+// readFailed gives the disk up when a peer can answer instead. Where no other copy is, or the operator wants to be told, the
+// error is this request's alone: what else the disk holds is still wanted.
+func (v *Volume) readFailed(r *request, local *localDisk, err error) {
 	v.mu.Lock()
-	elsewhere := slices.ContainsFunc(v.legs, (*session).memberLocked)
+	elsewhere := !v.passOn && slices.ContainsFunc(v.legs, (*session).memberLocked)
 	if !elsewhere {
 		r.err = err
 	}
 	v.mu.Unlock()
 	if elsewhere {
-		v.localError(r, err)
+		v.localError(r, local, err)
 		return
 	}
 	v.stats.localErrors.Add(1)
-	v.logger.Error("read from the only copy", "error", err)
+	v.logger.Error("read", "error", err)
 	v.finishRead(r, nil)
 }
 

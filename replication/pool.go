@@ -8,19 +8,21 @@ type job interface{ run() }
 // workerPool runs jobs that may block on a disk on a fixed number of goroutines. Its queue needs no bound of its own:
 // every job belongs to a request that some window already bounds.
 type workerPool struct {
-	mu     sync.Mutex
-	wake   sync.Cond
-	queue  []job
-	head   int
-	closed bool
-	done   sync.WaitGroup
+	mu      sync.Mutex
+	wake    sync.Cond
+	queue   []job
+	head    int
+	closed  bool
+	running int // loops that have not ended
+	stuck   int // of these, in a job that may never return; others run in their place
+	surplus int // loops that are to end, since those whose place they took are back
 }
 
 func newWorkerPool(workers int) *workerPool {
-	p := &workerPool{}
+	p := &workerPool{running: workers}
 	p.wake.L = &p.mu
 	for range workers {
-		p.done.Go(p.loop)
+		go p.loop()
 	}
 	return p
 }
@@ -29,6 +31,36 @@ func newWorkerPool(workers int) *workerPool {
 func (p *workerPool) submit(j job) {
 	p.mu.Lock()
 	p.queue = append(p.queue, j)
+	closed := p.closed
+	p.mu.Unlock()
+	if closed {
+		p.wake.Broadcast() // close waits there, too
+		return
+	}
+	p.wake.Signal()
+}
+
+// relieve replaces workers that are stuck in their jobs. Nobody waits for these any more.
+func (p *workerPool) relieve(workers int) {
+	p.mu.Lock()
+	p.running += workers
+	p.stuck += workers
+	p.mu.Unlock()
+	p.wake.Broadcast()
+	for range workers {
+		go p.loop()
+	}
+}
+
+// returned is told of a job that came back although its worker had been replaced. b is that of the goroutine; a worker
+// has none.
+func (p *workerPool) returned(b Batch) {
+	if _, reader := b.(relieved); reader {
+		return
+	}
+	p.mu.Lock()
+	p.stuck--
+	p.surplus++
 	p.mu.Unlock()
 	p.wake.Signal()
 }
@@ -48,7 +80,10 @@ func (p *workerPool) next() (job, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for p.head == len(p.queue) {
-		if p.closed {
+		if p.closed || p.surplus > 0 {
+			p.surplus = max(p.surplus-1, 0)
+			p.running--
+			p.wake.Broadcast()
 			return nil, false
 		}
 		p.wake.Wait()
@@ -62,11 +97,13 @@ func (p *workerPool) next() (job, bool) {
 	return j, true
 }
 
-// close waits until every queued job has run.
+// close waits until every queued job has run, but for those that are stuck.
 func (p *workerPool) close() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.closed = true
-	p.mu.Unlock()
 	p.wake.Broadcast()
-	p.done.Wait()
+	for p.running > p.stuck {
+		p.wake.Wait()
+	}
 }

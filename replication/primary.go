@@ -202,6 +202,9 @@ func (r *Resource) wantedGate() (gate, string) {
 	if r.demoting != nil || r.closing {
 		return gateSuspended, "the node gives the Primary role up"
 	}
+	if r.superseded() {
+		return gateSuspended, "another node is Primary"
+	}
 	member := r.adopted.inSync(r.cfg.Node)
 	if r.detached && member {
 		if len(r.adopted.InSync) > 1 {

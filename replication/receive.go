@@ -13,7 +13,7 @@ import (
 // On a Secondary it is the apply path: hot writes are done inline, their acknowledgements go out together.
 func (s *session) readData() error {
 	in := newFrameReader(s.dataConn, dataReaderBytes)
-	var b burst
+	b := burst{stuck: s.readerGone}
 	var h Header
 	for {
 		if in.buffered() < HeaderBytes {
@@ -27,7 +27,11 @@ func (s *session) readData() error {
 		}
 		s.heard()
 		b.more = in.buffered() >= HeaderBytes+int(h.PayloadLength)
-		if err := s.handleData(in, &h, &b); err != nil {
+		err := s.handleData(in, &h, &b)
+		if b.relieved.Load() {
+			return errReaderStuck
+		}
+		if err != nil {
 			b.end()
 			return err
 		}
@@ -146,12 +150,13 @@ func (s *session) applyWrite(in *frameReader, h *Header, b *burst) error {
 	}
 	v.mu.Lock()
 	local, generation := v.local, s.generation
-	if local == nil || generation != h.Generation {
+	if local == nil || generation != h.Generation || s.closed {
 		v.mu.Unlock()
 		v.putRequest(r)
 		return s.reject(h.Generation, generation)
 	}
 	s.applying++
+	r.held = local
 	r.epoch = v.epoch // as of now: a barrier that arrives behind r waits for it, however long its extents take
 	v.inOpen++
 	v.mu.Unlock()
@@ -191,16 +196,13 @@ func (v *Volume) startApply(r *request, b Batch) {
 
 // finishApplyLocked acknowledges a Secondary's write; it unlocks v.mu.
 func (v *Volume) finishApplyLocked(r *request, b Batch) {
-	s, local := r.origin, v.local
+	s := r.origin
 	if !s.closed && r.err == nil {
 		s.header = Header{Type: FrameWriteAck, Seq: r.seq, Generation: s.generation}
 		s.ackWriter.append(&s.header, nil)
 	}
 	v.mu.Unlock()
-	if local != nil && !sabotageSkipActivityLog {
-		first, last := r.extents()
-		local.store.Release(first, last)
-	}
+	r.releaseExtents()
 	flushOrDefer(b, s.ackWriter)
 	v.appliedOne(r)
 }

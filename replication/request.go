@@ -60,6 +60,11 @@ type request struct {
 	packed     []*buffer     // opResyncRead: compressed pieces of the answer
 	hashes     []byte        // opResyncRead: of the target's blocks, nil for none
 	verify     *verifyRange
+
+	// held is the disk whose extents r holds, and which its local leg is for: a disk that is attached later does not get it.
+	held      *localDisk
+	operation diskOperation // of its local leg
+	abandoned bool          // an operation on a disk that was given up may still use r: nothing of it is used again
 }
 
 // getRequest returns a request of the pool for the range.
@@ -76,6 +81,9 @@ func (v *Volume) getRequest(op opcode, off, n uint64) *request {
 
 // putRequest gives r back; its payload goes with it.
 func (v *Volume) putRequest(r *request) {
+	if r.abandoned {
+		return
+	}
 	v.buffers.put(r.payload)
 	for _, b := range r.packed {
 		v.buffers.put(b)
@@ -85,6 +93,7 @@ func (v *Volume) putRequest(r *request) {
 	r.p, r.payload, r.payloadCRC, r.err = nil, nil, 0, nil
 	r.began = 0
 	r.completion, r.origin, r.seq, r.epoch, r.verify, r.hashes = nil, nil, 0, 0, nil, nil
+	r.held = nil
 	v.requests.Put(r)
 }
 

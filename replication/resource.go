@@ -29,6 +29,8 @@ type Resource struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 	events mailbox
+	// urgent is what the control loop does even while it waits for its disk: it must not wait, nor adopt anything.
+	urgent mailbox
 
 	super      *superblockStore
 	superTurn  chan struct{}              // holds one while the superblock is written, by the loop or by a session
@@ -48,6 +50,7 @@ type Resource struct {
 	promotions int           // calls of Promote under way
 	detached   bool          // the disk failed or was never attached
 	failure    string        // why the disk is not used
+	slow       string        // what of the disk has not returned for long, and is waited for
 	links      map[string]*link
 	proposal   bool // one is under way
 	retryAt    time.Time
@@ -75,9 +78,9 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 		return nil, fmt.Errorf("resource %s has no replica on %s", conf.Resource, cfg.Node)
 	}
 	r := &Resource{cfg: cfg, name: conf.Resource, id: conf.ResourceID, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
-		failure: "no disk is attached", links: map[string]*link{}, features: allFeatures, events: mailbox{wake: make(chan struct{}, 1)}, superTurn: make(chan struct{}, 1)}
+		failure: "no disk is attached", links: map[string]*link{}, features: allFeatures, events: newMailbox(), urgent: newMailbox(), superTurn: make(chan struct{}, 1)}
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
-	r.volume.failed = func(err error) { r.post(func() { r.diskFailed(err) }) }
+	r.volume.failed = func(local *localDisk, err error) { r.post(func() { r.diskFailed(local, err) }) }
 	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	for _, replica := range conf.Replicas {
@@ -109,9 +112,13 @@ func (r *Resource) loop() {
 			return
 		case <-tick.C:
 			r.volume.dueBarrier(r.cfg.Timing.IdleBarrier, r.cfg.Timing.BusyBarrier)
+			r.watchDisk()
 		case <-r.events.wake:
+		case <-r.urgent.wake:
 		}
-		for _, event := range r.events.take() {
+		events := r.events.take() // first, so that what was urgent before one of them comes before it
+		r.serveUrgent()
+		for _, event := range events {
 			event()
 		}
 		r.reconcile()
@@ -119,12 +126,16 @@ func (r *Resource) loop() {
 }
 
 // post queues f for the control loop.
-func (r *Resource) post(f func()) {
-	r.events.mu.Lock()
-	r.events.queue = append(r.events.queue, f)
-	r.events.mu.Unlock()
+func (r *Resource) post(f func()) { r.events.put(f) }
+
+func newMailbox() mailbox { return mailbox{wake: make(chan struct{}, 1)} }
+
+func (m *mailbox) put(f func()) {
+	m.mu.Lock()
+	m.queue = append(m.queue, f)
+	m.mu.Unlock()
 	select {
-	case r.events.wake <- struct{}{}:
+	case m.wake <- struct{}{}:
 	default:
 	}
 }
@@ -139,8 +150,13 @@ func (m *mailbox) take() []func() {
 
 // call runs f on the control loop and waits for it.
 func (r *Resource) call(ctx context.Context, f func()) error {
+	return r.callBy(ctx, &r.events, f)
+}
+
+// callBy is call by way of one of the mailboxes.
+func (r *Resource) callBy(ctx context.Context, way *mailbox, f func()) error {
 	done := make(chan struct{})
-	r.post(func() { f(); close(done) })
+	way.put(func() { f(); close(done) })
 	select {
 	case <-done:
 		return nil
@@ -153,7 +169,7 @@ func (r *Resource) call(ctx context.Context, f func()) error {
 
 // Learn tells the resource of a committed configuration.
 func (r *Resource) Learn(conf Configuration) {
-	r.post(func() {
+	r.urgent.put(func() {
 		if conf.Generation > r.learned.Generation {
 			r.learned = conf
 		}
@@ -245,7 +261,7 @@ func (r *Resource) adopt(conf Configuration) {
 	r.turnLogIntoBitsLocked(&conf, keepLog)
 	v.mu.Unlock()
 	if err := r.promise(&conf); err != nil {
-		r.diskFailed(err)
+		r.diskFailed(r.local, err)
 	}
 	r.adopted = conf
 	for _, l := range r.links {
@@ -282,7 +298,7 @@ func (r *Resource) actIn(conf *Configuration) {
 	v := r.volume
 	payload, err := configurationPayload(conf)
 	v.mu.Lock()
-	v.generation, v.ackDurable = conf.Generation, conf.AckDurable
+	v.generation, v.ackDurable, v.passOn = conf.Generation, conf.AckDurable, conf.OnIOError == OnIOErrorPassOn
 	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
 	var told []*frameWriter
 	for _, s := range v.legs {
@@ -332,10 +348,13 @@ func (r *Resource) promise(conf *Configuration) error {
 	if member && r.adopted.Generation > 0 && (r.serving || r.hearsPrimary(conf)) {
 		r.clearAdmitted(conf)
 	}
-	if err := r.local.store.Persist(conf.othersMask(r.cfg.Node)); err != nil {
-		return err
-	}
-	return r.updateSuperblock(func(sb *Superblock) { r.describe(sb, conf, member) })
+	store := r.local.store
+	return r.beside(func() error {
+		if err := store.Persist(conf.othersMask(r.cfg.Node)); err != nil {
+			return err
+		}
+		return r.updateSuperblock(func(sb *Superblock) { r.describe(sb, conf, member) })
+	})
 }
 
 // clearAdmitted clears the bits between this member and those that came into the set, or between all and this one if it
@@ -405,7 +424,8 @@ func (r *Resource) updateSuperblock(change func(sb *Superblock)) error {
 	sb := r.super.superblock()
 	change(&sb)
 	if err := r.super.write(sb); err != nil {
-		r.post(func() { r.diskFailed(err) })
+		local := r.local
+		r.post(func() { r.diskFailed(local, err) })
 		return err
 	}
 	r.superKnown.Store(&sb)

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -269,6 +270,7 @@ func (s *session) answer(r *request, local *localDisk, dead bool) {
 		pieces = cutHole(pieces, r.lengthBytes, r.hashes)
 	} else {
 		if _, err := local.disk.ReadAt(r.p, int64(r.offsetBytes)); err != nil {
+			r.abandoned = errors.Is(err, errGivenUp)
 			s.dropResync(r, fmt.Errorf("read %d bytes at %d for a resync: %w", len(r.p), r.offsetBytes, err))
 			return
 		}

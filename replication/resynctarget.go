@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -163,11 +164,15 @@ func (c *comparison) hashes() ([]byte, error) {
 		return nil, nil
 	}
 	b := v.buffers.get(int(c.f.n))
-	defer v.buffers.put(b)
 	if _, err := local.disk.ReadAt(b.p, int64(c.f.off)); err != nil {
+		if !errors.Is(err, errGivenUp) {
+			v.buffers.put(b)
+		}
 		return nil, fmt.Errorf("read %d bytes at %d for a comparison: %w", c.f.n, c.f.off, err)
 	}
-	return hashBlocks(b.p), nil
+	hashes := hashBlocks(b.p)
+	v.buffers.put(b)
+	return hashes, nil
 }
 
 // applyResync takes one piece of an answer.

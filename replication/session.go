@@ -14,6 +14,9 @@ const (
 	ackReaderBytes  = 64 << 10
 )
 
+// errReaderStuck ends a reader that came back from an operation after the session had gone on without it.
+var errReaderStuck = errors.New("the disk kept the reader")
+
 // session is one life of the pair of connections to a peer. What was in flight when it ends is never taken up by a
 // later one: its requests are handed to the control loop, and the peer comes back by a resync.
 type session struct {
@@ -33,8 +36,11 @@ type session struct {
 	paceWake  chan struct{}
 	closing   chan struct{} // closed by fail
 	ended     chan struct{} // closed when everything of the session has ended
-	failOnce  sync.Once
-	cause     error // set before closing is closed
+	// readerGone is closed when the reader of the data connection does not come back from an operation on a disk that was
+	// given up. Nobody waits for it any more: it reads nothing further when it does.
+	readerGone chan struct{}
+	failOnce   sync.Once
+	cause      error // set before closing is closed
 
 	sentBytes, receivedBytes atomic.Uint64
 
@@ -56,7 +62,7 @@ type session struct {
 // newSession makes a session of two connections whose handshake is done.
 func newSession(res *Resource, peer hello, data, ack net.Conn) *session {
 	s := &session{resource: res, volume: res.volume, peer: peer.From, hello: peer, dataConn: data, ackConn: ack,
-		began: time.Now(), paceWake: make(chan struct{}, 1), closing: make(chan struct{}), ended: make(chan struct{})}
+		began: time.Now(), paceWake: make(chan struct{}, 1), closing: make(chan struct{}), ended: make(chan struct{}), readerGone: make(chan struct{})}
 	s.features = res.features.with(peer.Features)
 	s.resync.reading, s.resync.flights = map[uint64]*request{}, map[uint64]*flight{}
 	s.verify.asked = map[uint64]verifyAsk{}
@@ -77,7 +83,11 @@ func (s *session) fail(cause error) {
 // writer, wakes it. It ends when nothing of the session runs any more, and then tells the control loop.
 func (s *session) run() {
 	var loops sync.WaitGroup
-	loops.Go(func() { s.fail(s.readData()) })
+	reader := make(chan struct{})
+	go func() {
+		s.fail(s.readData())
+		close(reader)
+	}()
 	loops.Go(func() { s.fail(s.readAcks()) })
 	loops.Go(s.watch)
 	loops.Go(s.pace)
@@ -92,6 +102,10 @@ func (s *session) run() {
 	s.closeWriter(s.dataWriter)
 	s.closeWriter(s.ackWriter)
 	loops.Wait()
+	select {
+	case <-reader:
+	case <-s.readerGone:
+	}
 	s.drain()
 	s.packer.close()
 	s.volume.mu.Lock()

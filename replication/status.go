@@ -49,7 +49,7 @@ type ResyncStatus struct {
 // Status returns a snapshot; it waits for the control loop, at most for as long as the resource runs.
 func (r *Resource) Status() Status {
 	var st Status
-	if err := r.call(r.ctx, func() { st = r.status() }); err != nil {
+	if err := r.callBy(r.ctx, &r.urgent, func() { st = r.status() }); err != nil {
 		return Status{Resource: r.name, Role: "Secondary", DiskState: "Diskless", Reason: err.Error()}
 	}
 	return st
@@ -66,6 +66,9 @@ func (r *Resource) status() Status {
 	}
 	if r.detached && st.Reason == "" {
 		st.Reason = r.failure
+	}
+	if st.Reason == "" {
+		st.Reason = r.slow
 	}
 	if r.verify != nil {
 		verify := r.verifyStatus()

@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+
+	"duet/bitmap"
 )
 
 // A request that meets a failed disk while the control loop settles what to do is settled too, or goes on without the disk;
@@ -11,11 +13,32 @@ import (
 func TestRequestIsNotKeptBehindTheSettling(t *testing.T) {
 	v := newVolume(testDeviceBytes, 1, slog.New(slog.DiscardHandler))
 	defer v.close()
+	region := &memoryDisk{p: make([]byte, bitmap.RegionBytes(testDeviceBytes, 16))}
+	cfg := bitmap.Config{DeviceBytes: testDeviceBytes, ALExtents: 16}
+	if err := bitmap.Format(region, cfg); err != nil {
+		t.Fatal(err)
+	}
+	store, _, err := bitmap.Open(region, cfg, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := store.Close(false); err != nil {
+			t.Error(err)
+		}
+	}()
+	hot := make(chan error)
+	store.Acquire(0, 0, func(err error) { hot <- err })
+	if err := <-hot; err != nil {
+		t.Fatal(err)
+	}
+	local := &localDisk{store: store}
 	for round := range 200000 {
-		v.localDead, v.local = true, nil
+		store.Retain(0, 0)
+		v.localDead, v.local = true, local
 		done := make(waitCompletion, 1)
 		r := v.getRequest(opWrite, 0, 4096)
-		r.completion = done
+		r.completion, r.held = done, local
 		r.legs.Store(1)
 		v.inOpen, r.epoch = 1, v.epoch
 		v.stats.upperPending.Add(1)
@@ -27,7 +50,7 @@ func TestRequestIsNotKeptBehindTheSettling(t *testing.T) {
 		ready.Wait()
 		v.mu.Lock()
 		stuck := v.stuckLocal
-		v.stuckLocal, v.localDead = nil, false
+		v.stuckLocal, v.localDead, v.local = nil, false, nil
 		v.mu.Unlock()
 		for _, req := range stuck {
 			v.settle(req, false)

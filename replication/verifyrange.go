@@ -221,8 +221,10 @@ func (v *Volume) hashRange(disk Disk, r *request) rangeContent {
 		return rangeContent{}
 	}
 	b := v.buffers.get(int(r.lengthBytes))
-	defer v.buffers.put(b)
 	if _, err := disk.ReadAt(b.p, int64(r.offsetBytes)); err != nil {
+		if !errors.Is(err, errGivenUp) {
+			v.buffers.put(b)
+		}
 		return rangeContent{err: fmt.Errorf("read %d bytes at %d: %w", r.lengthBytes, r.offsetBytes, err)}
 	}
 	hashes := make([]byte, 0, r.lengthBytes/bitmap.BlockBytes*blockHashBytes)
@@ -230,6 +232,7 @@ func (v *Volume) hashRange(disk Disk, r *request) rangeContent {
 		hash := blockHash(p[:bitmap.BlockBytes])
 		hashes = append(hashes, hash[:]...)
 	}
+	v.buffers.put(b)
 	return rangeContent{hashes: hashes}
 }
 

@@ -91,8 +91,8 @@ func (r *Resource) markPeer(p *verifyPeer) error {
 		store.Set(mask, s.off, min(s.n, r.volume.sizeBytes-s.off))
 	}
 	r.volume.mu.Unlock()
-	if err := store.Persist(mask); err != nil {
-		r.diskFailed(err)
+	if err := r.beside(func() error { return store.Persist(mask) }); err != nil {
+		r.diskFailed(r.local, err)
 		return fmt.Errorf("the repair could not begin: %w", err)
 	}
 	l.differs = time.Now()

@@ -36,8 +36,9 @@ func (g gate) String() string {
 
 // localDisk is the attached replica of this node.
 type localDisk struct {
-	disk  Disk
+	disk  *watchedDisk
 	store *bitmap.Store
+	watch *diskWatch
 }
 
 // Volume is the block device that a resource replicates: the write path of a Primary and the apply path of a
@@ -52,8 +53,8 @@ type Volume struct {
 	pool      *workerPool
 	buffers   bufferPool
 	requests  sync.Pool
-	// failed tells the control loop that the local disk refused an operation; it must not block.
-	failed func(err error)
+	// failed tells the control loop that a local disk refused an operation; it must not block.
+	failed func(local *localDisk, err error)
 	// activityLogFull tells the control loop that cold extents wait for room; it must not block.
 	activityLogFull func()
 
@@ -68,6 +69,7 @@ type Volume struct {
 	localDead  bool       // the disk failed; operations on it are held in stuckLocal until the configuration says how to go on
 	generation uint64     // tags every message of a Primary
 	ackDurable bool
+	passOn     bool            // OnIOErrorPassOn
 	legs       []*session      // who gets each write, and must acknowledge it; replaced, never changed in place
 	outside    bitmap.SlotMask // the other replicas that do not get the writes
 	others     bitmap.SlotMask // all other replicas
@@ -109,7 +111,7 @@ type volumeStats struct {
 // newVolume makes a volume that refuses all requests.
 func newVolume(sizeBytes uint64, workers int, logger *slog.Logger) *Volume {
 	v := &Volume{sizeBytes: sizeBytes, logger: logger, pool: newWorkerPool(workers), epoch: 1, born: time.Now(),
-		failed: func(error) {}, activityLogFull: func() {}}
+		failed: func(*localDisk, error) {}, activityLogFull: func() {}}
 	v.applied.L = &v.mu
 	return v
 }
@@ -248,6 +250,7 @@ func (v *Volume) enter(r *request, b Batch) {
 	}
 	v.mu.Lock()
 	local := v.local
+	r.held = local
 	v.mu.Unlock()
 	if local == nil || sabotageSkipActivityLog {
 		v.start(r, b)
@@ -270,8 +273,10 @@ func (v *Volume) logged(r *request, err error) {
 	}
 	if err != nil {
 		v.logger.Error("activity log", "error", err)
+		local := r.held
+		r.held = nil // its extents were not got
 		v.keepStuck(r, next)
-		v.failed(err)
+		v.failed(local, err)
 		return
 	}
 	v.resumeOnWorker(r, next)
@@ -336,7 +341,7 @@ func (v *Volume) haltLocked(r *request, b Batch) {
 // sets the bits of the replicas that do not get the write.
 func (v *Volume) recordLocked(r *request, epoch uint64) {
 	v.touched, v.unsealed = true, true
-	if v.local == nil || sabotageSkipActivityLog {
+	if v.local == nil || r.held != v.local || sabotageSkipActivityLog {
 		return
 	}
 	store := v.local.store
@@ -385,14 +390,19 @@ func (v *Volume) leaveEpochLocked(r *request) []*frameWriter {
 
 // releaseLocked gives back what r holds, lets the requests behind it go on, unlocks v.mu and completes r.
 func (v *Volume) releaseLocked(r *request, b Batch) {
-	local := v.local
 	v.unlockRangeLocked(r)
 	v.mu.Unlock()
-	if r.mutates() && local != nil && !sabotageSkipActivityLog {
-		first, last := r.extents()
-		local.store.Release(first, last)
-	}
+	r.releaseExtents()
 	v.complete(r, b)
+}
+
+// releaseExtents gives back the extents that r holds, if it does.
+func (r *request) releaseExtents() {
+	if held := r.held; held != nil && r.mutates() && !sabotageSkipActivityLog {
+		first, last := r.extents()
+		held.store.Release(first, last)
+	}
+	r.held = nil
 }
 
 // unlockRangeLocked lets the requests go on that wait for r's range.
@@ -405,6 +415,9 @@ func (v *Volume) unlockRangeLocked(r *request) {
 // complete answers r, which holds nothing any more.
 func (v *Volume) complete(r *request, b Batch) {
 	completion, err := r.completion, r.err
+	if keeper, ok := completion.(interface{ KeepBuffer() }); ok && r.abandoned && r.mutates() {
+		keeper.KeepBuffer() // the operation that did not return may still read it
+	}
 	if r.began > 0 && err == nil {
 		v.latency.add(time.Since(v.born) - r.began)
 	}

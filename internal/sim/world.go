@@ -31,7 +31,7 @@ var (
 		Store: 2 * time.Second, Dial: 250 * time.Millisecond, Propose: 5 * time.Second}
 	peerTiming = replication.Timing{PingInterval: 250 * time.Millisecond, PeerTimeout: 1500 * time.Millisecond, AckTimeout: 3 * time.Second,
 		ConnectGrace: 3 * time.Second, RetryMin: 50 * time.Millisecond, RetryMax: time.Second, IdleBarrier: 500 * time.Millisecond,
-		BusyBarrier: 2 * time.Second}
+		BusyBarrier: 2 * time.Second, DiskTimeout: 1200 * time.Millisecond}
 )
 
 // Plan says what one history is made of.
