@@ -13,6 +13,7 @@ func (c CreateResource) apply(s *State) (string, error) {
 		Name: c.Name, ID: c.ID, SizeBytes: c.SizeBytes,
 		Clean:     true,
 		Promotion: c.Promotion, Preferred: c.Preferred, AckDurable: c.AckDurable, JustCreated: c.JustCreated,
+		DiskPolicy: c.DiskPolicy,
 	}
 	for _, n := range c.Replicas {
 		r.Replicas = append(r.Replicas, Replica{Node: n.Node, Slot: n.Slot, Path: n.Path, Metadata: n.Metadata})
@@ -60,6 +61,9 @@ func (c CreateResource) validate(s *State) error {
 		if r.ID == c.ID {
 			return refusef("id %s is the one of resource %s", c.ID, r.Name)
 		}
+	}
+	if err := c.DiskPolicy.validate(); err != nil {
+		return err
 	}
 	nodes, err := c.validateReplicas(s)
 	if err != nil {

@@ -82,6 +82,7 @@ type CreateResource struct {
 	Promotion   Promotion    `json:"promotion"`
 	Preferred   string       `json:"preferred"`
 	AckDurable  bool         `json:"ack_durable"`
+	DiskPolicy
 }
 
 // DeleteResource forgets a resource that has no Primary.

@@ -111,9 +111,31 @@ type Resource struct {
 	JustCreated bool      `json:"just_created"`        // its disks were made by duet, all holes: they were equal from the start
 	LossCount   uint64    `json:"loss_count"`          // times that acknowledged writes may have been lost: all restarted, or force
 	ForcedAt    uint64    `json:"forced_at,omitempty"` // generation of the newest forced change; 0 = there was none
+	DiskPolicy
 
 	History []Change `json:"history"` // newest last, at most maxHistory
 }
+
+// DiskPolicy is what becomes of a disk that fails. This package only keeps it.
+type DiskPolicy struct {
+	OnIOError     string `json:"on_io_error,omitempty"`     // detach, pass-on, handler; "": detach
+	DiskTimeoutMS int64  `json:"disk_timeout_ms,omitempty"` // an operation that takes longer has failed; 0: the node's default, -1: never
+}
+
+func (p DiskPolicy) validate() error {
+	switch p.OnIOError {
+	case "", "detach", "pass-on", "handler":
+	default:
+		return refusef("the policy on I/O errors %s is none of detach, pass-on and handler", quoted(p.OnIOError))
+	}
+	if p.DiskTimeoutMS < -1 || p.DiskTimeoutMS > maxDiskTimeoutMS {
+		return refusef("a disk timeout of %d ms is not possible", p.DiskTimeoutMS)
+	}
+	return nil
+}
+
+// maxDiskTimeoutMS is a day.
+const maxDiskTimeoutMS = 24 * 60 * 60 * 1000
 
 // Replica is a node's disk for a resource.
 type Replica struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,6 +29,8 @@ now get a first full resync, unless --assume-clean says that they are equal.
 			&cli.StringFlag{Name: "promotion", Usage: "`WHO` replaces a Primary that died: auto or manual", Value: string(control.PromotionAuto)},
 			&cli.StringFlag{Name: "preferred", Usage: "the `NODE` that is Primary first; that of the first --on otherwise"},
 			&cli.StringFlag{Name: "ack", Usage: "a write is acknowledged once every in-sync `DISK` has it: device (accepted) or durable (on stable media)", Value: string(control.AckDevice)},
+			&cli.StringFlag{Name: "on-io-error", Usage: "a disk that refuses an operation is given up `HOW`: detach, pass-on (reads of the Primary fail instead) or handler (and handlers/local-io-error is run)", Value: string(control.OnIOErrorDetach)},
+			&cli.StringFlag{Name: "disk-timeout", Usage: "an operation on a disk that takes longer than `TIME` has failed: 10s unless said otherwise; off: never"},
 			boolFlag("assume-clean", "the disks hold the same data already: no first resync"),
 			boolFlag("force", "also on disks that hold a filesystem or another resource; what they hold is lost"),
 			jsonFlag(),
@@ -65,6 +68,10 @@ func createRequest(c *cli.Context) (*control.ResourceCreateRequest, error) {
 	if err != nil {
 		return nil, err
 	}
+	diskTimeout, err := parseDiskTimeout(c)
+	if err != nil {
+		return nil, err
+	}
 	metadata := c.String("metadata")
 	if metadata != "" && metadata != control.MetadataInternal && !filepath.IsAbs(metadata) {
 		return nil, usage(c, "--metadata %s: the path must be absolute", metadata)
@@ -72,9 +79,26 @@ func createRequest(c *cli.Context) (*control.ResourceCreateRequest, error) {
 	request := &control.ResourceCreateRequest{
 		Name: names[0], SizeBytes: size, Replicas: replicas, Metadata: metadata,
 		Promotion: control.Promotion(c.String("promotion")), Preferred: c.String("preferred"),
+		OnIOError: control.OnIOError(c.String("on-io-error")), DiskTimeout: diskTimeout,
 		Ack: control.Ack(c.String("ack")), AssumeClean: c.Bool("assume-clean"), Force: c.Bool("force"),
 	}
 	return request, request.Validate()
+}
+
+// parseDiskTimeout reads --disk-timeout.
+func parseDiskTimeout(c *cli.Context) (control.Duration, error) {
+	switch text := c.String("disk-timeout"); text {
+	case "":
+		return 0, nil
+	case "off":
+		return -1, nil
+	default:
+		limit, err := time.ParseDuration(text)
+		if err != nil || limit <= 0 {
+			return 0, usage(c, "--disk-timeout %s: write a time such as 10s, or off", text)
+		}
+		return control.Duration(limit), nil
+	}
 }
 
 // parseReplicas reads the --on flags. Paths must be absolute: each is one on another machine, where the directory this

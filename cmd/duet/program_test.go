@@ -240,7 +240,7 @@ func TestPeerArgument(t *testing.T) {
 func TestCreateRequest(t *testing.T) {
 	node := healthy()
 	line := "resource create db --size 1TiB --on n1=/dev/sdb --on n2=/dev/sdc --metadata internal --promotion manual " +
-		"--preferred n2 --ack durable --assume-clean --force"
+		"--preferred n2 --ack durable --on-io-error handler --disk-timeout 3s --assume-clean --force"
 	if got := duet(t.Context(), serve(t, node), strings.Fields(line)...); got.code != 0 {
 		t.Fatal(got.stderr)
 	}
@@ -249,7 +249,8 @@ func TestCreateRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"name":"db","size-bytes":1099511627776,"replicas":[{"node":"n1","path":"/dev/sdb"},{"node":"n2","path":"/dev/sdc"}],` +
-		`"metadata":"internal","promotion":"manual","preferred":"n2","ack":"durable","assume-clean":true,"force":true}`
+		`"metadata":"internal","promotion":"manual","preferred":"n2","ack":"durable","on-io-error":"handler",` +
+		`"disk-timeout":"3s","assume-clean":true,"force":true}`
 	if string(text) != want {
 		t.Errorf("got %s\nwant %s", text, want)
 	}

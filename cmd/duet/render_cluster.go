@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"duet/internal/config"
 	"duet/internal/control"
@@ -91,6 +92,7 @@ func renderRecord(r *control.ResourceRecord) string {
 		"in sync\t" + orDash(strings.Join(r.InSync, ", ")),
 		"promotion\t" + string(r.Promotion) + ", preferred " + orDash(r.Preferred),
 		"ack\t" + string(r.Ack),
+		"on I/O error\t" + string(r.OnIOError) + ", disk timeout " + diskTimeout(r),
 	}))
 	rows := []string{"REPLICA\tSLOT\tDISK\tMETADATA"}
 	for _, replica := range r.Replicas {
@@ -101,6 +103,13 @@ func renderRecord(r *control.ResourceRecord) string {
 		b.WriteString("\n" + table("", historyRows(r.History)))
 	}
 	return b.String()
+}
+
+func diskTimeout(r *control.ResourceRecord) string {
+	if r.DiskTimeout < 0 {
+		return "off"
+	}
+	return time.Duration(r.DiskTimeout).String()
 }
 
 func historyRows(history []control.GenerationNote) []string {

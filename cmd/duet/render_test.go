@@ -149,7 +149,8 @@ func testRecord() control.ResourceRecord {
 	return control.ResourceRecord{
 		Name: "r0", ID: "00112233445566778899aabbccddeeff", SizeBytes: 10 << 30, Generation: 3, Primary: "n1", InSync: []string{"n1"},
 		Replicas:  []control.ReplicaRecord{{Node: "n1", Slot: 0, Path: "/srv/r0.img"}, {Node: "n2", Slot: 1, Path: "/dev/sdb", Metadata: "internal"}},
-		Promotion: control.PromotionAuto, Preferred: "n1", Ack: control.AckDevice,
+		Promotion: control.PromotionAuto, Preferred: "n1", Ack: control.AckDevice, OnIOError: control.OnIOErrorDetach,
+		DiskTimeout: control.Duration(10 * time.Second),
 		History: []control.GenerationNote{
 			{Generation: 1, Kind: "create", InSync: []string{"n1", "n2"}},
 			{Generation: 2, Kind: "promote", Primary: "n1", InSync: []string{"n1", "n2"}},

@@ -20,6 +20,22 @@ const (
 	AckDurable Ack = "durable"
 )
 
+// OnIOError is what becomes of a disk that refuses an operation.
+type OnIOError string
+
+// The policies on I/O errors.
+const (
+	OnIOErrorDetach  OnIOError = "detach"  // it is given up
+	OnIOErrorPassOn  OnIOError = "pass-on" // a read of the Primary fails; what refuses a write is given up
+	OnIOErrorHandler OnIOError = "handler" // it is given up, and handlers/local-io-error is run
+)
+
+// The bounds of a disk timeout: below, a disk that is busy would be taken for one that is stuck.
+const (
+	MinDiskTimeout = 100 * time.Millisecond
+	MaxDiskTimeout = 24 * time.Hour
+)
+
 // MetadataInternal as the Metadata of a replica means: at the end of the disk itself.
 const MetadataInternal = "internal"
 
@@ -39,6 +55,10 @@ type ResourceCreateRequest struct {
 	Promotion Promotion `json:"promotion,omitempty"` // empty: auto
 	Preferred string    `json:"preferred,omitempty"` // empty: the node of the first replica
 	Ack       Ack       `json:"ack,omitempty"`       // empty: device
+	// OnIOError is what becomes of a disk that refuses an operation; empty: detach.
+	OnIOError OnIOError `json:"on-io-error,omitempty"`
+	// DiskTimeout is how long an operation on a disk may take; 0: the default, negative: for ever.
+	DiskTimeout Duration `json:"disk-timeout,omitempty"`
 	// AssumeClean is the operator's word that the disks hold the same data already.
 	AssumeClean bool `json:"assume-clean,omitempty"`
 	// Force allows disks that hold something else.
@@ -52,19 +72,22 @@ type ResourceDeleteRequest struct {
 
 // ResourceRecord is a resource as the cluster has committed it.
 type ResourceRecord struct {
-	Name       string           `json:"name"`
-	ID         string           `json:"id"` // 32 hexadecimal digits
-	SizeBytes  uint64           `json:"size-bytes"`
-	Generation uint64           `json:"generation"`
-	Primary    string           `json:"primary"`
-	Clean      bool             `json:"clean"` // the last Primary left in good order
-	Hold       bool             `json:"hold"`  // no automatic promotion until `duet primary`
-	InSync     []string         `json:"in-sync"`
-	Replicas   []ReplicaRecord  `json:"replicas"`
-	Promotion  Promotion        `json:"promotion"`
-	Preferred  string           `json:"preferred"`
-	Ack        Ack              `json:"ack"`
-	History    []GenerationNote `json:"history"` // newest last
+	Name       string          `json:"name"`
+	ID         string          `json:"id"` // 32 hexadecimal digits
+	SizeBytes  uint64          `json:"size-bytes"`
+	Generation uint64          `json:"generation"`
+	Primary    string          `json:"primary"`
+	Clean      bool            `json:"clean"` // the last Primary left in good order
+	Hold       bool            `json:"hold"`  // no automatic promotion until `duet primary`
+	InSync     []string        `json:"in-sync"`
+	Replicas   []ReplicaRecord `json:"replicas"`
+	Promotion  Promotion       `json:"promotion"`
+	Preferred  string          `json:"preferred"`
+	Ack        Ack             `json:"ack"`
+	OnIOError  OnIOError       `json:"on-io-error"`
+	// DiskTimeout is negative where nothing is too slow.
+	DiskTimeout Duration         `json:"disk-timeout"`
+	History     []GenerationNote `json:"history"` // newest last
 	// Warnings are for the one who created it: no witness, a full initial sync, ...
 	Warnings []string `json:"warnings,omitempty"`
 }

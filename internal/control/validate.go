@@ -50,6 +50,18 @@ func (r *ResourceCreateRequest) Validate() error {
 	default:
 		return Errorf(CodeUsage, "ack is %.40q: device or durable are possible", r.Ack)
 	}
+	return r.validateDiskPolicy()
+}
+
+func (r *ResourceCreateRequest) validateDiskPolicy() error {
+	switch r.OnIOError {
+	case "", OnIOErrorDetach, OnIOErrorPassOn, OnIOErrorHandler:
+	default:
+		return Errorf(CodeUsage, "on-io-error is %.40q: detach, pass-on or handler are possible", r.OnIOError)
+	}
+	if limit := time.Duration(r.DiskTimeout); limit > 0 && (limit < MinDiskTimeout || limit > MaxDiskTimeout) {
+		return Errorf(CodeUsage, "a disk timeout of %v is not possible: %v to %v are, or off", limit, MinDiskTimeout, MaxDiskTimeout)
+	}
 	return nil
 }
 

@@ -16,6 +16,7 @@ func Configuration(r *quorum.Resource) replication.Configuration {
 		Resource: r.Name, ResourceID: r.ID, SizeBytes: r.SizeBytes, Generation: r.Generation,
 		Primary: r.Primary, PrimaryIncarnation: r.PrimaryIncarnation, PrimarySince: r.PrimarySince, Clean: r.Clean,
 		InSync: r.InSync, AckDurable: r.AckDurable, LossCount: r.LossCount, ForcedAt: r.ForcedAt,
+		OnIOError: replication.OnIOError(r.OnIOError), DiskTimeout: time.Duration(r.DiskTimeoutMS) * time.Millisecond,
 	}
 	for _, replica := range r.Replicas {
 		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot,

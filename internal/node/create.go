@@ -139,7 +139,7 @@ func (c *creation) commit(ctx context.Context) (*quorum.Resource, error) {
 		Name: c.request.Name, ID: c.id, SizeBytes: c.request.SizeBytes, Replicas: c.replicas, InSync: inSync,
 		JustCreated: c.fresh, AssumeClean: c.request.AssumeClean,
 		Promotion: quorum.Promotion(cmp.Or(c.request.Promotion, control.PromotionAuto)), Preferred: c.preferred,
-		AckDurable: c.request.Ack == control.AckDurable,
+		AckDurable: c.request.Ack == control.AckDurable, DiskPolicy: diskPolicy(c.request),
 	})
 	switch {
 	case err == nil:
@@ -148,6 +148,18 @@ func (c *creation) commit(ctx context.Context) (*quorum.Resource, error) {
 		return nil, proposeError("create "+c.request.Name, err)
 	}
 	return nil, errors.Join(proposeError("create "+c.request.Name, err), c.drop())
+}
+
+// diskPolicy is what the record keeps of the request: what is as by default stays that, should the default change.
+func diskPolicy(r *control.ResourceCreateRequest) quorum.DiskPolicy {
+	p := quorum.DiskPolicy{OnIOError: string(r.OnIOError)}
+	switch limit := time.Duration(r.DiskTimeout); {
+	case limit < 0:
+		p.DiskTimeoutMS = -1
+	default:
+		p.DiskTimeoutMS = limit.Milliseconds()
+	}
+	return p
 }
 
 // warnings are what the operator should know about what was asked for.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"duet/bitmap"
 	"duet/internal/config"
@@ -195,6 +196,15 @@ func (i *inspection) remake(source string) []NodeCommand {
 	}
 	if r.AckDurable {
 		create += " --ack durable"
+	}
+	if r.OnIOError != "" {
+		create += " --on-io-error " + r.OnIOError
+	}
+	switch {
+	case r.DiskTimeoutMS < 0:
+		create += " --disk-timeout off"
+	case r.DiskTimeoutMS > 0:
+		create += fmt.Sprintf(" --disk-timeout %v", time.Duration(r.DiskTimeoutMS)*time.Millisecond)
 	}
 	commands := []NodeCommand{{i.node.Name, "duet run"}, {i.node.Name, "duet resource show " + r.Name}}
 	if r.Primary != "" && r.Primary != i.node.Name { // one that was Primary here is none any more once the daemon runs again

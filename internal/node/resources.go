@@ -128,8 +128,8 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 		ClusterID: n.config.Cluster, Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID,
 		Arbiter: NewArbiter(n.quorum), Timing: timing, Logger: n.log,
 		Dial:   func(ctx context.Context, node string) (net.Conn, error) { return n.dial(ctx, node, mux.ChannelPeer) },
-		Revoke: func(string) { h.revoke() },
-		Emit:   n.emit,
+		Revoke: func(string) { h.revoke() }, DiskFailed: func(f replication.DiskFailure) { n.diskFailed(replica.Path, f) },
+		Emit: n.emit,
 	}, Configuration(record))
 	if err != nil {
 		h.failure = err.Error()

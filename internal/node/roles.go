@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -189,6 +190,13 @@ func record(r *quorum.Resource) *control.ResourceRecord {
 	}
 	if r.AckDurable {
 		out.Ack = control.AckDurable
+	}
+	out.OnIOError = control.OnIOError(cmp.Or(r.OnIOError, string(control.OnIOErrorDetach)))
+	switch out.DiskTimeout = control.Duration(replication.DefaultTiming().DiskTimeout); {
+	case r.DiskTimeoutMS < 0:
+		out.DiskTimeout = -1
+	case r.DiskTimeoutMS > 0:
+		out.DiskTimeout = control.Duration(time.Duration(r.DiskTimeoutMS) * time.Millisecond)
 	}
 	for _, replica := range r.Replicas {
 		out.Replicas = append(out.Replicas, control.ReplicaRecord{Node: replica.Node, Slot: replica.Slot, Path: replica.Path,
