@@ -116,7 +116,7 @@ type DiskFailure struct {
 type Event struct {
 	Time       time.Time
 	Resource   string
-	Kind       string // role, disk, connection, replication, generation, resync, io
+	Kind       string // role, disk, connection, replication, generation, resync, io, suspended
 	Peer       string
 	From, To   string
 	Reason     string

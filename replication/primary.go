@@ -194,8 +194,21 @@ func (r *Resource) proposed(p Proposal, conf Configuration, err error) {
 	}
 }
 
-// wantedGate derives the gate from the state, with the reason for people.
+// wantedGate derives the gate from the state, with the reason for people. What the operator has suspended waits even where it
+// would fail: that is found out when it goes on.
 func (r *Resource) wantedGate() (gate, string) {
+	want, why := r.gateOfState()
+	if r.suspension == nil || want == gateRefused {
+		return want, why
+	}
+	if why == "" {
+		why = "suspended by the operator"
+	}
+	return gateSuspended, why
+}
+
+// gateOfState is the gate that nobody but the state of the replicas asks for.
+func (r *Resource) gateOfState() (gate, string) {
 	if !r.serving {
 		return gateRefused, ""
 	}

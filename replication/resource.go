@@ -58,6 +58,7 @@ type Resource struct {
 	reason     string // why requests wait
 	graceEnd   time.Time
 	verify     *verification // the newest; nil: none since the start
+	suspension *suspension   // the operator's; nil: none
 	// recovered: towards these slots there are bits that stem from the activity log of a crash.
 	recovered bitmap.SlotMask
 }
@@ -206,6 +207,7 @@ func (r *Resource) reconcile() {
 	}
 	r.watchVerify()
 	r.watchSplits()
+	r.watchSuspension()
 	r.setGate()
 	for _, l := range r.links {
 		l.admitWaiting()

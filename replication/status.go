@@ -1,6 +1,9 @@
 package replication
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Status is a snapshot of one resource on this node. It is the one source of text, JSON and metrics.
 type Status struct {
@@ -9,8 +12,10 @@ type Status struct {
 	DiskState  string // DRBD's words, see diskState
 	Serving    bool   // requests of clients are answered
 	Suspended  bool
-	Reason     string // why it waits, "" when it does not
-	Generation uint64 // the adopted one
+	ByOperator bool      // the operator has suspended it, whatever else makes it wait
+	Until      time.Time // when the operator's suspension ends by itself; zero: never
+	Reason     string    // why it waits, "" when it does not
+	Generation uint64    // the adopted one
 	SizeBytes  uint64
 
 	ReadBytes, WrittenBytes uint64
@@ -69,6 +74,9 @@ func (r *Resource) status() Status {
 	}
 	if st.Reason == "" {
 		st.Reason = r.slow
+	}
+	if r.suspension != nil {
+		st.ByOperator, st.Until = true, r.suspension.until
 	}
 	if r.verify != nil {
 		verify := r.verifyStatus()

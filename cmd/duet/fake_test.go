@@ -15,13 +15,14 @@ import (
 // fakeNode is a daemon that answers what a test wants. A method that no test uses panics, by the nil Node inside.
 type fakeNode struct {
 	control.Node
-	status  *control.Status
-	failure error
-	created *control.ResourceCreateRequest
-	peer    string
-	joined  *control.JoinRequest
-	resync  *control.ResyncRequest
-	hang    bool
+	status    *control.Status
+	failure   error
+	created   *control.ResourceCreateRequest
+	peer      string
+	joined    *control.JoinRequest
+	resync    *control.ResyncRequest
+	suspended *control.SuspendRequest
+	hang      bool
 
 	force    control.ForceReport
 	promoted *control.PrimaryRequest
@@ -116,6 +117,16 @@ func (f *fakeNode) VerifyStatus(context.Context, string) (*control.VerifyStatus,
 
 func (f *fakeNode) VerifyCancel(_ context.Context, _ string, r *control.VerifyCancelRequest) error {
 	f.cancelled = r
+	return f.failure
+}
+
+func (f *fakeNode) SuspendIO(_ context.Context, _ string, r *control.SuspendRequest) (*control.Suspension, error) {
+	f.suspended = r
+	return &control.Suspension{InSync: []string{"n1", "n2"}, Flush: r.Flush}, f.failure
+}
+
+func (f *fakeNode) ResumeIO(context.Context, string) error {
+	f.suspended = nil
 	return f.failure
 }
 

@@ -88,10 +88,26 @@ func renderResource(node string, r *control.ResourceStatus) string {
 }
 
 func suspended(r *control.ResourceStatus) string {
-	if r.Suspended {
-		return "  SUSPENDED"
+	switch {
+	case !r.Suspended:
+		return ""
+	case r.SuspendedBy == control.SuspendedByUser:
+		return "  suspended: user"
 	}
-	return ""
+	return "  SUSPENDED"
+}
+
+// renderSuspension says what is suspended, until when, and which disks are equal meanwhile.
+func renderSuspension(resource string, s *control.Suspension) string {
+	end := "until `duet resume-io " + resource + "`"
+	if s.Until != nil {
+		end = "until " + s.Until.UTC().Format(time.DateTime) + " UTC at the latest"
+	}
+	state := "nothing is under way on"
+	if s.Flush {
+		state = "everything written is on stable media of"
+	}
+	return fmt.Sprintf("%s: suspended %s; %s %s\n", resource, end, state, strings.Join(s.InSync, ", "))
 }
 
 // ownRow is the line of this node: its disk where a peer's line has the peer's.

@@ -73,6 +73,9 @@ func TestRenderStatus(t *testing.T) {
 				d.ReplicationState, d.PeerDiskState, d.OutOfSyncKiB = control.ReplicationOff, control.DiskUnknown, 8212
 			})
 		})),
+		"status_suspended_by_user": statusWith(primary(func(r *control.ResourceStatus) {
+			r.Suspended, r.SuspendedBy, r.Reason = true, control.SuspendedByUser, "suspended by the operator"
+		})),
 		"status_suspended": statusWith(primary(func(r *control.ResourceStatus) {
 			r.Suspended, r.Reason = true, "n2 has left and no majority can be asked"
 			r.Connections[0].Congested = true

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 // complete fills in what a node may leave out: lists are empty rather than null, and every resource has a verdict.
@@ -13,6 +14,9 @@ func (s *Status) complete() {
 	for i := range s.Resources {
 		r := &s.Resources[i]
 		r.Devices, r.Connections, r.InSync = orEmpty(r.Devices), orEmpty(r.Connections), orEmpty(r.InSync)
+		if r.SuspendedBy == "" {
+			r.SuspendedBy = SuspendedByNobody
+		}
 		for j := range r.Connections {
 			r.Connections[j].PeerDevices = orEmpty(r.Connections[j].PeerDevices)
 		}
@@ -49,6 +53,13 @@ func Assess(node string, r *ResourceStatus) (verdict, nextStep string) {
 func assessSuspended(_ string, r *ResourceStatus) (string, string) {
 	if !r.Suspended {
 		return "", ""
+	}
+	if r.SuspendedBy == SuspendedByUser {
+		end := "until `duet resume-io " + r.Name + "`"
+		if r.SuspendedUntil != nil {
+			end = "until " + r.SuspendedUntil.UTC().Format(time.DateTime) + " UTC at the latest"
+		}
+		return "the operator has suspended I/O " + end, "`duet resume-io " + r.Name + "`"
 	}
 	return "I/O waits" + because(r.Reason), "bring back the nodes that are missing (`duet node list`); I/O goes on by itself"
 }

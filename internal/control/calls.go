@@ -139,6 +139,22 @@ func (c *Client) VerifyCancel(ctx context.Context, resource string, r *VerifyCan
 	return c.call(ctx, http.MethodPost, resourcePath(resource, "verify/cancel"), r, nil)
 }
 
+// SuspendIO asks a Primary to let requests wait.
+func (c *Client) SuspendIO(ctx context.Context, resource string, r *SuspendRequest) (*Suspension, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return aboutResource[Suspension](ctx, c, http.MethodPost, resource, "suspend-io", r)
+}
+
+// ResumeIO lets requests go on.
+func (c *Client) ResumeIO(ctx context.Context, resource string) error {
+	if err := checkResource(resource); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, resourcePath(resource, "resume-io"), nil, nil)
+}
+
 // PrepareReplica asks another node to make or check the disk of a replica.
 func (c *Client) PrepareReplica(ctx context.Context, r *PrepareReplicaRequest) (*PreparedReplica, error) {
 	if err := r.Validate(); err != nil {

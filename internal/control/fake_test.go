@@ -130,6 +130,16 @@ func fakeVerify() *VerifyStatus {
 	return &VerifyStatus{Resource: "r0", Run: 3, State: VerifyDone, Peers: []VerifyPeer{{Name: "b", Ranges: []ByteRange{{4096, 8192}}}}}
 }
 
+func (f *fakeNode) SuspendIO(_ context.Context, resource string, r *SuspendRequest) (*Suspension, error) {
+	return fakeSuspension(), f.ask("SuspendIO", resource, *r)
+}
+
+func fakeSuspension() *Suspension { return &Suspension{InSync: []string{"a", "b"}, Flush: true} }
+
+func (f *fakeNode) ResumeIO(_ context.Context, resource string) error {
+	return f.ask("ResumeIO", resource)
+}
+
 func (f *fakeNode) Events(ctx context.Context, r EventsRequest, emit func(Event) error) error {
 	if err := f.ask("Events", r); err != nil {
 		return err

@@ -31,6 +31,10 @@ type Node interface {
 	VerifyStatus(ctx context.Context, resource string) (*VerifyStatus, error)
 	VerifyCancel(ctx context.Context, resource string, r *VerifyCancelRequest) error
 
+	// SuspendIO lets requests wait and returns when none is under way any more; ResumeIO lets them go on.
+	SuspendIO(ctx context.Context, resource string, r *SuspendRequest) (*Suspension, error)
+	ResumeIO(ctx context.Context, resource string) error
+
 	// Events calls emit for the events the node still has, oldest first, and with Follow for those that happen until
 	// ctx ends. It returns the error of emit, and nil when there is nothing more to come.
 	Events(ctx context.Context, r EventsRequest, emit func(Event) error) error

@@ -126,6 +126,20 @@ type RoleChange struct {
 	Message    string `json:"message,omitempty"` // what else the operator should know
 }
 
+// SuspendRequest asks a Primary to let all requests of clients wait, and to answer when none is under way any more.
+type SuspendRequest struct {
+	Flush   bool     `json:"flush,omitempty"`   // what was written is to be on stable media of every in-sync replica
+	For     Duration `json:"for,omitempty"`     // after which they go on by themselves; 0: never
+	Timeout Duration `json:"timeout,omitempty"` // for what is under way to end; then nothing is suspended. 0: as long as the call may take
+}
+
+// Suspension is what SuspendRequest has reached.
+type Suspension struct {
+	Until  *time.Time `json:"until"`   // nil: until ResumeIO
+	InSync []string   `json:"in-sync"` // the replicas whose disks are equal meanwhile
+	Flush  bool       `json:"flush"`   // and that have everything on stable media
+}
+
 // VerifyRequest asks a Primary to compare its disk with those of the other in-sync replicas.
 type VerifyRequest struct {
 	Repair bool `json:"repair,omitempty"` // copy what differs from the Primary

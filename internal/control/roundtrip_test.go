@@ -47,6 +47,7 @@ var (
 	testID      = strings.Repeat("0a", 16)
 	testPrepare = PrepareReplicaRequest{Resource: "r0", ID: testID, Slot: 1, SizeBytes: 4096, Path: "/d"}
 	testResync  = ResyncRequest{Paused: new(true), MaxRate: new(uint64(8192)), Compare: new(CompareAlways)}
+	testSuspend = SuspendRequest{Flush: true, For: Duration(time.Minute), Timeout: Duration(time.Second)}
 	testJoin    = JoinRequest{Name: "b", Kind: KindData, Address: "h:1", CSR: []byte("csr")}
 )
 
@@ -98,6 +99,11 @@ var calls = []struct {
 		[]any{"ResyncStatus", "r0"}, fakeResync()},
 	{"explain", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Explain(ctx, "r0") },
 		[]any{"Explain", "r0"}, fakeExplanation()},
+	{"suspend-io", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.SuspendIO(ctx, "r0", &testSuspend)
+	}, []any{"SuspendIO", "r0", testSuspend}, fakeSuspension()},
+	{"resume-io", fromLocal, func(ctx context.Context, c *Client) (any, error) { return nil, c.ResumeIO(ctx, "r0") },
+		[]any{"ResumeIO", "r0"}, nil},
 	{"change resync", fromLocal, func(ctx context.Context, c *Client) (any, error) {
 		return nil, c.ChangeResync(ctx, "r0", &testResync)
 	}, []any{"ChangeResync", "r0", testResync}, nil},

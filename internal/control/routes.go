@@ -91,6 +91,12 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	route(fromLocal, "POST /v1/resources/{name}/verify/cancel", post(func(r *http.Request, in *VerifyCancelRequest) (none, error) {
 		return none{}, n.VerifyCancel(r.Context(), r.PathValue("name"), in)
 	}))
+	route(fromLocal, "POST /v1/resources/{name}/suspend-io", post(func(r *http.Request, in *SuspendRequest) (*Suspension, error) {
+		return n.SuspendIO(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/resume-io", post(func(r *http.Request, _ *none) (none, error) {
+		return none{}, n.ResumeIO(r.Context(), r.PathValue("name"))
+	}))
 	route(fromLocal, "POST /v1/resources/{name}/connect", post(func(r *http.Request, in *PeerRequest) (none, error) {
 		return none{}, n.Connect(r.Context(), r.PathValue("name"), in)
 	}))

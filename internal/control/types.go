@@ -12,6 +12,13 @@ const (
 	RoleUnknown   Role = "Unknown"
 )
 
+// Who lets requests wait, in ResourceStatus.SuspendedBy.
+const (
+	SuspendedByNobody  = "no"
+	SuspendedByUser    = "user"
+	SuspendedByCluster = "cluster"
+)
+
 // DiskState says how good a replica's data are.
 type DiskState string
 
@@ -102,6 +109,10 @@ type ResourceStatus struct {
 	Primary    string        `json:"primary"` // the Primary of the generation; empty when there is none
 	Lease      *LeaseStatus  `json:"lease"`   // nil where reads need no lease
 	Resync     *ResyncStatus `json:"resync"`  // the resync that ends last of those this node takes part in; nil without any
+	// SuspendedBy says who lets requests wait: "user" after `duet suspend-io`, else "cluster" (a commit or a peer is waited for);
+	// "no" if nobody does. SuspendedUntil is when the user's suspension ends by itself; nil: never, or there is none.
+	SuspendedBy    string     `json:"suspended-by"`
+	SuspendedUntil *time.Time `json:"suspended-until,omitempty"`
 	// Verify is the newest verify that was begun on this node, without the ranges; nil without any.
 	Verify *VerifyStatus `json:"verify"`
 	// Split is the replicas that were in sync when another was forced into their place; nil without any.

@@ -119,6 +119,14 @@ func (r *VerifyRequest) Validate() error {
 }
 
 // Validate checks the request. Its errors have CodeUsage.
+func (r *SuspendRequest) Validate() error {
+	if r.For < 0 || r.Timeout < 0 {
+		return Errorf(CodeUsage, "requests can't be suspended for %v, nor within %v", time.Duration(r.For), time.Duration(r.Timeout))
+	}
+	return nil
+}
+
+// Validate checks the request. Its errors have CodeUsage.
 func (r *TokenRequest) Validate() error {
 	if ttl := time.Duration(r.TTL); ttl < MinTokenTTL || ttl > MaxTokenTTL {
 		return Errorf(CodeUsage, "a token can't be valid for %v: %v to %v are possible", ttl, MinTokenTTL, MaxTokenTTL)

@@ -325,7 +325,11 @@ func (n *Node) stopNBD() error {
 	if n.nbd == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopLimit/3)
+	limit := stopLimit / 3
+	if n.suspendedHere() { // what waits there has no end
+		limit = waitInterval
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	if err := n.nbd.Close(ctx); err != nil {
 		n.log.Warn("NBD clients were cut off", "error", err)

@@ -121,7 +121,7 @@ const kib = 1024
 
 // resourceStatus joins what is committed with what this node sees.
 func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) control.ResourceStatus {
-	out := control.ResourceStatus{Name: r.Name, NodeID: -1, Role: control.RoleSecondary, WriteOrdering: "flush",
+	out := control.ResourceStatus{Name: r.Name, NodeID: -1, Role: control.RoleSecondary, WriteOrdering: "flush", SuspendedBy: control.SuspendedByNobody,
 		Generation: r.Generation, InSync: r.InSync, Primary: r.Primary, Reason: h.failure, Split: splitReplicas(r)}
 	if replica, ok := r.Replica(n.config.Name); ok {
 		out.NodeID = replica.Slot
@@ -133,6 +133,7 @@ func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) contr
 	}
 	st := h.resource.Status()
 	out.Role, out.Suspended = control.Role(st.Role), st.Suspended
+	out.SuspendedBy, out.SuspendedUntil = suspendedIO(&st)
 	if st.Reason != "" {
 		out.Reason = st.Reason
 	}

@@ -25,6 +25,7 @@ type Resource struct {
 	Name        string       `json:"name"`
 	Role        string       `json:"role"`
 	Suspended   bool         `json:"suspended"`
+	SuspendedBy string       `json:"suspended-by"`
 	Devices     []Device     `json:"devices"`
 	Connections []Connection `json:"connections"`
 	Generation  uint64       `json:"generation"`
