@@ -17,11 +17,12 @@ func (s *Store) TryAcquire(first, last uint32) bool {
 // loop, which waits for it: it must not block, but may call the Store. Only if the request can never be granted, or the Store is
 // closed, it is called before Acquire returns.
 func (s *Store) Acquire(first, last uint32, ready func(error)) {
-	if err := s.checkExtents(first, last); err != nil {
+	s.logMu.Lock()
+	if err := s.checkExtentsLocked(first, last); err != nil {
+		s.logMu.Unlock()
 		ready(err)
 		return
 	}
-	s.logMu.Lock()
 	if s.ended {
 		s.logMu.Unlock()
 		ready(s.refusal())
@@ -32,7 +33,7 @@ func (s *Store) Acquire(first, last uint32, ready func(error)) {
 	s.signal()
 }
 
-func (s *Store) checkExtents(first, last uint32) error {
+func (s *Store) checkExtentsLocked(first, last uint32) error {
 	if first > last || last >= s.g.extents {
 		return fmt.Errorf("%w: extents %d to %d of %d", ErrOutOfRange, first, last, s.g.extents)
 	}
@@ -138,6 +139,8 @@ func (s *Store) commit(b batch) error {
 	if len(b.updates) == 0 {
 		return s.Err()
 	}
+	s.ringMu.Lock()
+	defer s.ringMu.Unlock()
 	if !sabotageEvictUnsaved {
 		if err := s.persistEvicted(b.evicted); err != nil {
 			return err

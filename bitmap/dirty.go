@@ -3,9 +3,9 @@ package bitmap
 // Set marks as dirty, in all the given slots, every block that the range touches. A crash does not lose these bits if the caller
 // holds the extents and the slots are among the peers that the next Open is given; else only once Persist has returned.
 func (s *Store) Set(slots SlotMask, offBytes, n uint64) {
-	start, end := s.g.outward(offBytes, n)
 	s.mapMu.Lock()
 	defer s.mapMu.Unlock()
+	start, end := s.g.outward(offBytes, n)
 	slots.each(func(slot int) { s.slots[slot].set(start, end) })
 }
 
@@ -18,9 +18,9 @@ func (s *Store) SetAll(slot int) {
 
 // Clear marks as clean, in one slot, every block that the range covers entirely.
 func (s *Store) Clear(slot int, offBytes, n uint64) {
-	start, end := s.g.inward(offBytes, n)
 	s.mapMu.Lock()
 	defer s.mapMu.Unlock()
+	start, end := s.g.inward(offBytes, n)
 	s.slots[slot].clear(start, end)
 }
 
@@ -48,8 +48,8 @@ func (s *Store) NextDirty(slot int, fromBlock uint64) (start, count uint64, ok b
 
 // IsDirty reports whether one of the blocks that the range touches is dirty in one slot.
 func (s *Store) IsDirty(slot int, offBytes, n uint64) bool {
-	start, end := s.g.outward(offBytes, n)
 	s.mapMu.Lock()
 	defer s.mapMu.Unlock()
+	start, end := s.g.outward(offBytes, n)
 	return s.slots[slot].any(start, end)
 }

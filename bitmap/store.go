@@ -19,10 +19,11 @@ type Region interface {
 
 // Store is an activity log and its bitmaps. All methods are safe for concurrent use.
 //
-// Its locks, in the order in which they may be taken: ioMu, then one of mapMu and logMu. None but ioMu is held across I/O.
+// Its locks, in the order in which they may be taken: ringMu, ioMu, mapMu, logMu. None but the first two is held across I/O. Only Grow
+// takes them all: it changes what region and g are.
 type Store struct {
-	region Region
-	g      geometry
+	region Region   // read under ringMu or ioMu
+	g      geometry // read under any of the locks
 	onFull func()
 
 	failure atomic.Pointer[error]
@@ -45,7 +46,8 @@ type Store struct {
 	mirrorPending bool   // copy 1 of the directory was written and not synced
 	buffer        []byte
 
-	// writer is the commit loop's while that runs, and the closer's afterwards.
+	// writer is the commit loop's while that runs, and the closer's afterwards; both take ringMu.
+	ringMu    sync.Mutex
 	writer    *logWriter
 	logBuffer []byte
 
@@ -165,9 +167,9 @@ func (s *Store) Stats() Stats {
 // MemoryBytes returns about how much memory the Store takes. It is O(1).
 func (s *Store) MemoryBytes() int64 {
 	const slotOfTable, slotOfIndex = 24, 20
-	total := int64(s.g.alExtents)*(slotOfTable+slotOfIndex+4) + int64(len(s.directory.entries))
 	s.mapMu.Lock()
 	defer s.mapMu.Unlock()
+	total := int64(s.g.alExtents)*(slotOfTable+slotOfIndex+4) + int64(s.g.dirBlocks)*directoryBodyBytes
 	for _, slot := range s.slots {
 		total += slot.memoryBytes()
 	}
@@ -191,6 +193,8 @@ func (s *Store) close(clean bool) error {
 	<-s.done
 	held := s.Stats().HeldExtents
 
+	s.ringMu.Lock()
+	defer s.ringMu.Unlock()
 	s.ioMu.lock()
 	defer s.ioMu.unlock()
 	s.closed = true

@@ -98,6 +98,13 @@ func (r *Resource) openReplica(conf *Configuration, rawDisk Disk, rawMeta Metada
 	if err != nil {
 		return nil, fmt.Errorf("metadata of %s: %w", sb.ResourceName, err)
 	}
+	if sb.SizeBytes < conf.SizeBytes {
+		if err := r.growAtAttach(conf, super, store, meta); err != nil {
+			return nil, errors.Join(fmt.Errorf("metadata of %s: %w", sb.ResourceName, err), store.Close(false))
+		}
+		grown := super.superblock()
+		sb.SizeBytes, sb.BitmapOffset = grown.SizeBytes, grown.BitmapOffset
+	}
 	if suspect {
 		if err := distrust(store, peers); err != nil {
 			return nil, errors.Join(err, store.Close(false))
@@ -175,8 +182,8 @@ func (r *Resource) checkSuperblock(conf *Configuration, sb *Superblock, disk Dis
 		return fmt.Errorf("%w: the metadata belongs to another resource, %s", ErrRefused, sb.ResourceName)
 	case sb.NodeName != r.cfg.Node || sb.Slot != mine.Slot:
 		return fmt.Errorf("%w: the metadata belongs to the replica of %s", ErrRefused, sb.NodeName)
-	case sb.SizeBytes != conf.SizeBytes:
-		return fmt.Errorf("%w: the metadata is of a device of %d bytes, the resource has %d", ErrRefused, sb.SizeBytes, conf.SizeBytes)
+	case sb.sizeRefusal(conf.SizeBytes, conf.Generation) != nil:
+		return sb.sizeRefusal(conf.SizeBytes, conf.Generation)
 	case uint64(disk.SizeBytes()) < conf.SizeBytes:
 		return fmt.Errorf("%w: the disk has %d bytes, the resource needs %d: the disk is smaller than it was", ErrRefused, disk.SizeBytes(), conf.SizeBytes)
 	case sb.Promised > conf.Generation && conf.Generation > 0:

@@ -22,6 +22,7 @@ type memoryDisk struct {
 	p       []byte
 	sparse  []bool // which blocks are holes; nil: the disk can't tell
 	tag     uint64
+	block   bool          // it can't grow
 	holes   atomic.Bool   // blocks of zeroes are holes
 	bytes   atomic.Uint64 // written
 	punches atomic.Uint64
@@ -99,11 +100,29 @@ func (d *memoryDisk) becomeSparse() {
 func (d *memoryDisk) WriteDurableAt(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
 func (d *memoryDisk) Sync() error                                     { return d.check("sync") }
 func (d *memoryDisk) Zero(off, n int64) error                         { return d.Punch(off, n) }
-func (d *memoryDisk) SizeBytes() int64                                { return int64(len(d.p)) }
-func (d *memoryDisk) Size() int64                                     { return int64(len(d.p)) }
+func (d *memoryDisk) Size() int64                                     { return d.SizeBytes() }
+func (d *memoryDisk) CanGrow() bool                                   { return !d.block }
 func (d *memoryDisk) Tag() (uint64, error)                            { return d.tag, nil }
 func (d *memoryDisk) SetTag(tag uint64) error                         { d.tag = tag; return nil }
 func (d *memoryDisk) Close() error                                    { return nil }
+
+func (d *memoryDisk) SizeBytes() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return int64(len(d.p))
+}
+
+// Grow is what a file does.
+func (d *memoryDisk) Grow(sizeBytes int64) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	more := make([]byte, max(0, sizeBytes-int64(len(d.p))))
+	d.p = append(d.p, more...)
+	for d.sparse != nil && len(d.sparse) < len(d.p)/bitmap.BlockBytes {
+		d.sparse = append(d.sparse, true)
+	}
+	return nil
+}
 
 func (d *memoryDisk) Punch(off, n int64) error {
 	d.mu.Lock()

@@ -14,6 +14,8 @@ type Configuration struct {
 	ResourceID [16]byte `json:"resource-id"`
 	SizeBytes  uint64   `json:"size-bytes"`
 	Generation uint64   `json:"generation"`
+	// GrownApart says that the replicas may differ in what the last change of the size has added.
+	GrownApart bool `json:"grown-apart,omitempty"`
 
 	// Primary is the node that may acknowledge writes, "" for none; only its incarnation PrimaryIncarnation may.
 	Primary            string `json:"primary"`

@@ -12,7 +12,7 @@ func (r *Resource) helloTo(l *link) hello {
 	h := hello{
 		Version: ProtocolVersion, ClusterID: r.cfg.ClusterID, Resource: r.name, ResourceID: r.id,
 		From: r.cfg.Node, To: l.node, Incarnation: r.cfg.Incarnation, BootID: r.cfg.BootID,
-		Role: r.role(), DiskState: r.diskState(), SizeBytes: r.learned.SizeBytes, Volumes: 1,
+		Role: r.role(), DiskState: r.diskState(), SizeBytes: r.volume.SizeBytes(), Volumes: 1,
 		Promised: sb.Promised, DataGeneration: sb.DataGeneration, LastInSync: sb.LastInSync,
 		Inconsistent: sb.Inconsistent, JustCreated: sb.JustCreated,
 		Recovered: r.recovered&bitmap.SlotBit(l.slot) != 0, Features: append(r.features.names(), verifyFeature),

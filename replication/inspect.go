@@ -15,6 +15,7 @@ type Belonging struct {
 	ResourceID      [16]byte
 	Slot            int
 	SizeBytes       uint64 // of the device
+	Generation      uint64 // of the record that says all this
 }
 
 // refusal says why sb is not the metadata that belong there; nil if they are.
@@ -26,10 +27,8 @@ func (b *Belonging) refusal(sb *Superblock) error {
 		return fmt.Errorf("%w: the metadata belongs to another resource, %s", ErrRefused, sb.ResourceName)
 	case sb.NodeName != b.Node || sb.Slot != b.Slot:
 		return fmt.Errorf("%w: the metadata belongs to the replica of %s", ErrRefused, sb.NodeName)
-	case sb.SizeBytes != b.SizeBytes:
-		return fmt.Errorf("%w: the metadata is of a device of %d bytes, the resource has %d", ErrRefused, sb.SizeBytes, b.SizeBytes)
 	}
-	return nil
+	return sb.sizeRefusal(b.SizeBytes, b.Generation)
 }
 
 // Inspection is what a replica's metadata holds, found without changing anything.
@@ -66,10 +65,10 @@ type SuperblockCopy struct {
 func Inspect(meta bitmap.View, want *Belonging) *Inspection {
 	i := &Inspection{SizeBytes: meta.Size(), Chosen: -1}
 	i.inspectSuperblock(meta)
-	sizeBytes, alExtents := uint64(0), 0
+	sizeBytes, alExtents, offset := uint64(0), 0, int64(0)
 	switch {
 	case i.Superblock != nil:
-		sizeBytes, alExtents = i.Superblock.SizeBytes, i.Superblock.ALExtents
+		sizeBytes, alExtents, offset = i.Superblock.SizeBytes, i.Superblock.ALExtents, i.Superblock.BitmapOffset
 		i.judgeFields()
 		if want != nil {
 			i.judgeBelonging(want)
@@ -79,7 +78,7 @@ func Inspect(meta bitmap.View, want *Belonging) *Inspection {
 	default:
 		return i
 	}
-	i.inspectBitmap(meta, bitmap.Config{DeviceBytes: sizeBytes, ALExtents: alExtents})
+	i.inspectBitmap(meta, offset, bitmap.Config{DeviceBytes: sizeBytes, ALExtents: alExtents})
 	return i
 }
 
@@ -183,11 +182,12 @@ func (i *Inspection) judgeBelonging(want *Belonging) {
 	}
 }
 
-func (i *Inspection) inspectBitmap(meta bitmap.View, cfg bitmap.Config) {
+// inspectBitmap looks at the bitmap region at an offset, 0 for where it is in new metadata.
+func (i *Inspection) inspectBitmap(meta bitmap.View, offset int64, cfg bitmap.Config) {
 	if cfg.Validate() != nil {
 		return
 	}
-	layout := NewMetadataLayout(cfg.DeviceBytes, cfg.ALExtents)
+	layout := NewMetadataLayout(cfg.DeviceBytes, cfg.ALExtents).movedTo(offset)
 	region := io.NewSectionReader(meta, layout.BitmapOffset, min(layout.BitmapBytes, max(0, meta.Size()-layout.BitmapOffset)))
 	found, err := bitmap.Inspect(region, cfg)
 	if err != nil {

@@ -68,10 +68,8 @@ func (r *Resource) begin(l *link, s *session) {
 		if err := s.sourceStart(r.planResync(l, decision)); err != nil {
 			s.fail(err)
 		}
-	case actionRefuse:
-		l.reason = decision.reason
-	case actionNone, actionSplit:
-		l.begun = false // another generation may have a part for it
+	case actionRefuse, actionNone, actionSplit:
+		l.begun = false // another generation may have a part for it; a member that has none is waited for
 		l.reason = decision.reason
 	}
 }

@@ -108,7 +108,7 @@ func (s *session) handleControl(h *Header, payload []byte) error {
 
 // checkRange refuses a range that is not on the device.
 func (s *session) checkRange(h *Header) error {
-	if h.Length > 0 && h.Offset+h.Length > s.volume.sizeBytes {
+	if h.Length > 0 && h.Offset+h.Length > s.volume.sizeBytes.Load() {
 		return fmt.Errorf("%s sent %s behind the end of the device", s.peer, h)
 	}
 	return nil

@@ -262,7 +262,11 @@ func (r *Resource) adopt(conf Configuration) {
 	v.mu.Lock()
 	r.turnLogIntoBitsLocked(&conf, keepLog)
 	v.mu.Unlock()
-	if err := r.promise(&conf); err != nil {
+	err := r.growTo(&conf)
+	if err == nil {
+		err = r.promise(&conf)
+	}
+	if err != nil {
 		r.diskFailed(r.local, err)
 	}
 	r.adopted = conf

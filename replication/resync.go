@@ -105,7 +105,7 @@ func (s *session) clearEarlyLocked(off, n uint64) {
 
 // sendBitmap sends every set bit towards the peer.
 func (s *session) sendBitmap(store *bitmap.Store) error {
-	blocks := s.volume.sizeBytes / bitmap.BlockBytes
+	blocks := s.volume.sizeBytes.Load() / bitmap.BlockBytes
 	for from, done := uint64(0), false; !done; {
 		payload, next, last, err := encodeBitmapChunk(store, s.slot, from, blocks)
 		if err != nil {
@@ -123,7 +123,7 @@ func (s *session) mergeBitmap(payload []byte) error {
 	if store == nil {
 		return ErrDiskFailed
 	}
-	return decodeBitmapChunk(payload, s.volume.sizeBytes/bitmap.BlockBytes, func(start, count uint64) {
+	return decodeBitmapChunk(payload, s.volume.sizeBytes.Load()/bitmap.BlockBytes, func(start, count uint64) {
 		store.Set(bitmap.SlotBit(s.slot), start*bitmap.BlockBytes, count*bitmap.BlockBytes)
 	})
 }

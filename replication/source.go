@@ -39,6 +39,12 @@ func (f *sourceFacts) completeSince() uint64 {
 	return f.local.Peers[f.slot].CompleteSince
 }
 
+// growsNow reports whether the peer's disk is smaller just because the peer has not promised this configuration yet: it grows, or
+// fails, before it takes anything else of the session.
+func (f *sourceFacts) growsNow() bool {
+	return f.peer.SizeBytes < f.configuration.SizeBytes && f.peer.Promised < f.configuration.Generation
+}
+
 // replica is the peer's; a rule behind the first may ask for it.
 func (f *sourceFacts) replica() *Replica { return f.configuration.replica(f.peer.From) }
 
@@ -106,7 +112,7 @@ func admissionRules() []sourceRule {
 			reason: func(f *sourceFacts) string { return f.peer.From + " holds no replica" }},
 		{question: "has its disk another size?", action: actionRefuse,
 			holds: func(f *sourceFacts) bool {
-				return f.peer.SizeBytes != 0 && f.peer.SizeBytes != f.configuration.SizeBytes
+				return f.peer.SizeBytes != 0 && f.peer.SizeBytes != f.configuration.SizeBytes && !f.growsNow()
 			},
 			reason: func(f *sourceFacts) string {
 				return fmt.Sprintf("its disk has %d bytes, the resource %d", f.peer.SizeBytes, f.configuration.SizeBytes)

@@ -63,7 +63,7 @@ func (r *Resource) Status() Status {
 func (r *Resource) status() Status {
 	v := r.volume
 	st := Status{Resource: r.name, Role: r.role(), DiskState: r.diskState(), Generation: r.adopted.Generation,
-		SizeBytes: r.learned.SizeBytes, Reason: r.reason, Serving: r.serving,
+		SizeBytes: v.SizeBytes(), Reason: r.reason, Serving: r.serving,
 		ReadBytes: v.stats.readBytes.Load(), WrittenBytes: v.stats.writtenBytes.Load(), UpperPending: v.stats.upperPending.Load()}
 	if r.local != nil {
 		counts := r.local.store.Stats()

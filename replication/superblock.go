@@ -47,6 +47,8 @@ type Superblock struct {
 	Slot         int // this replica's bitmap slot on the other nodes
 	SizeBytes    uint64
 	ALExtents    int
+	// BitmapOffset is where the bitmap region begins; 0: where it does in new metadata. It moves when the device grows.
+	BitmapOffset int64
 
 	// Promised is the newest generation that the replica promised; it never serves an older one again.
 	Promised uint64
@@ -91,7 +93,22 @@ func NewMetadataLayout(deviceBytes uint64, alExtents int) MetadataLayout {
 }
 
 // Layout is the layout of the metadata that sb belongs to.
-func (sb *Superblock) Layout() MetadataLayout { return NewMetadataLayout(sb.SizeBytes, sb.ALExtents) }
+func (sb *Superblock) Layout() MetadataLayout {
+	return NewMetadataLayout(sb.SizeBytes, sb.ALExtents).movedTo(sb.BitmapOffset)
+}
+
+// movedTo is the layout with the bitmap region elsewhere, 0 for where it is.
+func (l MetadataLayout) movedTo(offset int64) MetadataLayout {
+	if offset != 0 {
+		l.BitmapOffset, l.TotalBytes = offset, offset+l.BitmapBytes
+	}
+	return l
+}
+
+// grownTo is the layout for a larger device: behind the bitmap region that counts until then.
+func (sb *Superblock) grownTo(sizeBytes uint64) MetadataLayout {
+	return NewMetadataLayout(sizeBytes, sb.ALExtents).movedTo(sb.Layout().TotalBytes)
+}
 
 // Offsets of the superblock's fields; see encode.
 const (
@@ -231,6 +248,9 @@ func (sb *Superblock) validate() error {
 	if err := (bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents}).Validate(); err != nil {
 		return fmt.Errorf("superblock: %w", err)
 	}
+	if at := sb.BitmapOffset; at != 0 && (at < bitmapOffsetBytes || at > bitmap.MaxDeviceBytes || at%superblockBytes != 0) {
+		return fmt.Errorf("superblock: the bitmap region begins at %d", at)
+	}
 	for _, field := range sb.texts() {
 		if len(*field.text) >= field.bytes || !utf8.ValidString(*field.text) {
 			return fmt.Errorf("superblock: %s of %d bytes, at most %d bytes of UTF-8 are allowed", field.what, len(*field.text), field.bytes-1)
@@ -294,6 +314,9 @@ func (sb *Superblock) decodeFields(src []byte) {
 		JustCreated:       flags&sbFlagJustCreated != 0,
 		AttachCount:       le.Uint64(src[sbAttachCount:]),
 		Incarnation:       le.Uint64(src[sbIncarnation:]),
+	}
+	if at := le.Uint64(src[sbBitmapOffset:]); at != bitmapOffsetBytes {
+		sb.BitmapOffset = int64(at)
 	}
 	copy(sb.ResourceID[:], src[sbResourceID:])
 	for _, field := range sb.texts() {

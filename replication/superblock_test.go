@@ -115,6 +115,26 @@ func TestSuperblockGolden(t *testing.T) {
 	}
 }
 
+// After the device has grown the bitmap region is elsewhere, and so are the offsets that everything else follows.
+func TestSuperblockOfAGrownDevice(t *testing.T) {
+	sb := exampleSuperblock()
+	before := sb.Layout()
+	grown := sb
+	grown.SizeBytes, grown.BitmapOffset = 1<<30, sb.grownTo(1<<30).BitmapOffset
+	block := make([]byte, superblockBytes)
+	if err := grown.encode(block); err != nil {
+		t.Fatal(err)
+	}
+	compareGolden(t, "superblock_grown.golden", []byte(dumpBytes(block)))
+	if got, state := decodeSuperblock(block); state != copyGood || got != grown {
+		t.Errorf("decoded %s %+v, want %+v", state, got, grown)
+	}
+	after := grown.Layout()
+	if after.BitmapOffset != before.TotalBytes || after.TotalBytes != before.TotalBytes+bitmap.RegionBytes(1<<30, sb.ALExtents) {
+		t.Errorf("the layout is %+v, before it was %+v", after, before)
+	}
+}
+
 func TestSuperblockRefusesWhatDoesNotFit(t *testing.T) {
 	long := strings.Repeat("x", nameFieldBytes)
 	for name, change := range map[string]func(sb *Superblock){
@@ -125,6 +145,9 @@ func TestSuperblockRefusesWhatDoesNotFit(t *testing.T) {
 		"slot too high":          func(sb *Superblock) { sb.Slot = bitmap.Slots },
 		"slot negative":          func(sb *Superblock) { sb.Slot = -1 },
 		"no size":                func(sb *Superblock) { sb.SizeBytes = 0 },
+		"bitmap in the way":      func(sb *Superblock) { sb.BitmapOffset = 4096 },
+		"bitmap between blocks":  func(sb *Superblock) { sb.BitmapOffset = 1<<20 + 512 },
+		"bitmap out of reach":    func(sb *Superblock) { sb.BitmapOffset = 1<<50 + 4096 },
 		"no activity log":        func(sb *Superblock) { sb.ALExtents = 0 },
 		"activity log too big":   func(sb *Superblock) { sb.ALExtents = bitmap.MaxALExtents + 1 },
 	} {

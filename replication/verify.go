@@ -137,7 +137,7 @@ func (y *verification) step(wait time.Duration, flying *int, watch <-chan time.T
 }
 
 func (y *verification) left() bool {
-	return len(y.again) > 0 || len(y.detail) > 0 || y.cursor < y.volume.sizeBytes
+	return len(y.again) > 0 || len(y.detail) > 0 || y.cursor < y.volume.sizeBytes.Load()
 }
 
 // next takes the range that is to be looked at now, nil when there is none.
@@ -154,7 +154,7 @@ func (y *verification) next() *verifyRange {
 			y.detail = y.detail[1:]
 		}
 		return y.rangeOf(piece, nil)
-	case y.cursor < y.volume.sizeBytes:
+	case y.cursor < y.volume.sizeBytes.Load():
 		piece := span{y.cursor, y.stepBytes()}
 		y.cursor += piece.n
 		return y.rangeOf(piece, nil)
@@ -165,7 +165,7 @@ func (y *verification) next() *verifyRange {
 // stepBytes is how far to go from the cursor at once: further where nothing is stored here, as far as can be told without
 // the lock. Whether it is so is looked at again under the lock.
 func (y *verification) stepBytes() uint64 {
-	left := y.volume.sizeBytes - y.cursor
+	left := y.volume.sizeBytes.Load() - y.cursor
 	y.volume.mu.Lock()
 	local := y.volume.local
 	y.volume.mu.Unlock()

@@ -93,7 +93,8 @@ func TestBlockMaskRuns(t *testing.T) {
 
 // Only what differs in two looks counts.
 func TestVerifyCountsOnlyWhatDiffersTwice(t *testing.T) {
-	y := &verification{volume: &Volume{sizeBytes: 1 << 20}, ctx: t.Context(), peers: []*verifyPeer{{}}}
+	y := &verification{volume: &Volume{}, ctx: t.Context(), peers: []*verifyPeer{{}}}
+	y.volume.sizeBytes.Store(1 << 20)
 	y.cursor = 1 << 20
 	look := func(w *verifyRange, blocks ...int) {
 		t.Helper()

@@ -46,7 +46,7 @@ func (r *Resource) tellVerified(y *verification, p *verifyPeer) {
 	s := p.session
 	r.volume.mu.Lock()
 	different := p.different.added
-	ranges, more := p.different.ranges(r.volume.sizeBytes, 1)
+	ranges, more := p.different.ranges(r.volume.sizeBytes.Load(), 1)
 	r.volume.mu.Unlock()
 	state, reason := y.state, y.reason
 	done := verifyMessage{DifferentBlocks: different / bitmap.BlockBytes, Reason: reasonText(y.reason)}
@@ -88,7 +88,7 @@ func (r *Resource) markPeer(p *verifyPeer) error {
 	store, mask := r.local.store, bitmap.SlotBit(l.slot)
 	r.volume.mu.Lock()
 	for _, s := range p.different.spans {
-		store.Set(mask, s.off, min(s.n, r.volume.sizeBytes-s.off))
+		store.Set(mask, s.off, min(s.n, r.volume.sizeBytes.Load()-s.off))
 	}
 	r.volume.mu.Unlock()
 	if err := r.beside(func() error { return store.Persist(mask) }); err != nil {
@@ -101,7 +101,7 @@ func (r *Resource) markPeer(p *verifyPeer) error {
 
 // sendDiffering sends the bits towards the peer, which are what differs there.
 func (s *session) sendDiffering(store *bitmap.Store) error {
-	blocks := s.volume.sizeBytes / bitmap.BlockBytes
+	blocks := s.volume.sizeBytes.Load() / bitmap.BlockBytes
 	for from, done := uint64(0), false; !done; {
 		payload, next, last, err := encodeBitmapChunk(store, s.slot, from, blocks)
 		if err != nil {
@@ -184,7 +184,7 @@ func (s *session) markDiffering(h *Header, payload []byte) error {
 	}
 	v.marked, v.spilled = true, 0
 	v.mu.Unlock()
-	return decodeBitmapChunk(payload, v.sizeBytes/bitmap.BlockBytes, func(start, count uint64) {
+	return decodeBitmapChunk(payload, v.sizeBytes.Load()/bitmap.BlockBytes, func(start, count uint64) {
 		local.store.Set(others, start*bitmap.BlockBytes, count*bitmap.BlockBytes)
 	})
 }

@@ -60,11 +60,11 @@ func (r *Resource) verifyStatus() VerifyStatus {
 	r.volume.mu.Lock()
 	defer r.volume.mu.Unlock()
 	st := VerifyStatus{Run: y.run, State: y.state, Reason: y.reason, Repair: y.options.Repair, DoneBytes: y.compared,
-		TotalBytes: r.volume.sizeBytes, ETASeconds: -1, Began: y.began, Ended: y.ended}
+		TotalBytes: r.volume.sizeBytes.Load(), ETASeconds: -1, Began: y.began, Ended: y.ended}
 	for _, p := range y.peers {
 		ps := VerifyPeerStatus{Node: p.session.peer, DifferentBytes: p.different.added, Exact: p.different.grainBytes == 0,
 			Repaired: p.repaired}
-		ps.Ranges, ps.MoreRanges = p.different.ranges(r.volume.sizeBytes, maxVerifyRanges)
+		ps.Ranges, ps.MoreRanges = p.different.ranges(r.volume.sizeBytes.Load(), maxVerifyRanges)
 		st.Peers = append(st.Peers, ps)
 	}
 	until := y.ended

@@ -48,7 +48,7 @@ type localDisk struct {
 // Requests are driven by the goroutines that already run: a client's reader submits and writes locally, a peer's
 // acknowledgement reader completes.
 type Volume struct {
-	sizeBytes uint64
+	sizeBytes atomic.Uint64 // grows when a configuration says so
 	logger    *slog.Logger
 	pool      *workerPool
 	buffers   bufferPool
@@ -110,18 +110,15 @@ type volumeStats struct {
 
 // newVolume makes a volume that refuses all requests.
 func newVolume(sizeBytes uint64, workers int, logger *slog.Logger) *Volume {
-	v := &Volume{sizeBytes: sizeBytes, logger: logger, pool: newWorkerPool(workers), epoch: 1, born: time.Now(),
+	v := &Volume{logger: logger, pool: newWorkerPool(workers), epoch: 1, born: time.Now(),
 		failed: func(*localDisk, error) {}, activityLogFull: func() {}}
 	v.applied.L = &v.mu
+	v.sizeBytes.Store(sizeBytes)
 	return v
 }
 
 // SizeBytes is the size of the device.
-func (v *Volume) SizeBytes() uint64 {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.sizeBytes
-}
+func (v *Volume) SizeBytes() uint64 { return v.sizeBytes.Load() }
 
 // Read fills p from off on.
 func (v *Volume) Read(p []byte, off uint64, b Batch, c Completion) {

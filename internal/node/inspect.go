@@ -128,7 +128,7 @@ func (i *inspection) run() (result *MetadataInspection, err error) {
 func (i *inspection) inspect(result *MetadataInspection, meta bitmap.View) {
 	before := result.Findings
 	result.Inspection = *replication.Inspect(meta, &replication.Belonging{ClusterID: i.node.Cluster, Node: i.node.Name,
-		ResourceID: i.record.ID, Slot: i.replica.Slot, SizeBytes: i.record.SizeBytes})
+		ResourceID: i.record.ID, Slot: i.replica.Slot, SizeBytes: i.record.SizeBytes, Generation: i.record.Generation})
 	result.Findings = append(before, result.Findings...)
 }
 
