@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -157,6 +158,25 @@ func TestGuards(t *testing.T) {
 		{"detach by another", served, Detach{Resource: "r", Generation: 2, Proposer: "b", ProposerInc: 1}, codeRefused, "Primary of r is a"},
 		{"restart of a diskless Primary", with(served, detach(2), register("a", 2, 1)), promote(3, "a", 2), codeRefused, "not in sync"},
 
+		{"grow", with(cluster, create("a", "b", "c")), growTo(1, 2*size, true), codeOK, ""},
+		{"grow with a Primary", served, growTo(2, 2*size, true), codeOK, ""},
+		{"grow apart", served, growTo(2, 2*size, false), codeOK, ""},
+		{"grow apart without a Primary", with(cluster, create("a", "b", "c")), growTo(1, 2*size, false), codeRefused, "no Primary"},
+		{"grow apart, the Primary has restarted", with(served, register("a", 2, 1)),
+			growWith(growTo(2, 2*size, false), "a", 2), codeRefused, "no Primary"},
+		{"grow with a stale generation", served, growTo(1, 2*size, true), codeStale, "generation 2"},
+		{"grow twice", with(served, growTo(2, 2*size, true)), growTo(2, 2*size, true), codeStale, "generation 3"},
+		{"grow of an unknown resource", cluster, growTo(1, 2*size, true), codeRefused, "no resource"},
+		{"grow to less", served, growTo(2, size-4096, true), codeRefused, "smaller"},
+		{"grow to the same", served, growTo(2, size, true), codeRefused, "smaller"},
+		{"grow to no multiple of a block", served, growTo(2, 2*size+512, true), codeRefused, "multiple"},
+		{"grow out of reach", served, growTo(2, 1<<50+4096, true), codeRefused, "above"},
+		{"grow with a replica outside the set", with(served, remove(2, "b")), growTo(3, 2*size, true), codeRefused, "b is not in sync"},
+		{"grow prepared by a process that is gone", with(served, register("b", 2, 1)), growTo(2, 2*size, true), codeRefused, "incarnation 2"},
+		{"grow prepared by too few", served, growWith(growTo(2, 2*size, true), "b", 0), codeRefused, "2 replicas"},
+		{"grow prepared by too many", served, growWith(growTo(2, 2*size, true), "w", 1), codeRefused, "4 replicas"},
+		{"grow prepared by another", served, growWith(growWith(growTo(2, 2*size, true), "b", 0), "w", 1), codeRefused, "b has not made room"},
+
 		{"delete", clean, DeleteResource{Resource: "r", Generation: 1}, codeOK, ""},
 		{"delete with a stale generation", clean, DeleteResource{Resource: "r", Generation: 2}, codeStale, ""},
 		{"delete of one that has a Primary", served, DeleteResource{Resource: "r", Generation: 2}, codeRefused, "a is the Primary"},
@@ -186,6 +206,21 @@ func TestGuards(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) { checkOutcome(t, tt.state(t), tt.c, tt.want, tt.why) })
 	}
+}
+
+// growTo is prepared by all replicas of r.
+func growTo(generation, sizeBytes uint64, equal bool) GrowResource {
+	return GrowResource{Resource: "r", Generation: generation, SizeBytes: sizeBytes, Equal: equal,
+		Prepared: map[string]uint64{"a": 1, "b": 1, "c": 1}}
+}
+
+// growWith changes who has prepared it; incarnation 0 takes the node out.
+func growWith(c GrowResource, node string, incarnation uint64) GrowResource {
+	c.Prepared = maps.Clone(c.Prepared)
+	if c.Prepared[node] = incarnation; incarnation == 0 {
+		delete(c.Prepared, node)
+	}
+	return c
 }
 
 func register(node string, incarnation uint64, machine int) RegisterNode {
@@ -317,6 +352,23 @@ func TestEffects(t *testing.T) {
 		commands []Command
 		check    func(t *testing.T, r *Resource)
 	}{
+		{"growth", []Command{promote(1, "a", 1), add(2, "c", 1, 2), growTo(3, 2*size, true)}, func(t *testing.T, r *Resource) {
+			if r.SizeBytes != 2*size || r.GrownApart || len(r.InSync) != 3 || r.Generation != 4 || r.Primary != "a" || r.PrimarySince != 2 {
+				t.Errorf("record %+v", r)
+			}
+		}},
+		{"growth apart", []Command{promote(1, "a", 1), add(2, "c", 1, 2), growTo(3, 2*size, false)}, func(t *testing.T, r *Resource) {
+			b, _ := r.Replica("b")
+			if r.SizeBytes != 2*size || !r.GrownApart || !slices.Equal(r.InSync, []string{"a"}) || b.LeftAt != 4 || b.Fenced {
+				t.Errorf("record %+v", r)
+			}
+		}},
+		{"growth apart, and then not", []Command{promote(1, "a", 1), add(2, "c", 1, 2), growTo(3, 2*size, false), add(4, "b", 1, 4),
+			add(5, "c", 1, 5), growTo(6, 3*size, true)}, func(t *testing.T, r *Resource) {
+			if r.SizeBytes != 3*size || r.GrownApart || len(r.InSync) != 3 {
+				t.Errorf("record %+v", r)
+			}
+		}},
 		{"creation", nil, func(t *testing.T, r *Resource) {
 			want := Replica{Node: "b", Slot: 1, Path: "/b", AdmittedAt: 1, AdmittedBoot: "boot-b-1"}
 			if got, _ := r.Replica("b"); got != want {
@@ -524,7 +576,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 		InitCluster{ClusterID: "x", Node: "a", Address: "a:1", Kind: Data}, register("a", 3, 1),
 		AddToken{ID: "t", Expires: 2, Now: 1}, join("t", "d", 5), RemoveNode{Node: "b", Generations: map[string]uint64{"r": 7}},
 		create("a", "b"), DeleteResource{Resource: "r", Generation: 4}, promote(1, "a", 2), demote(2, "a", true),
-		remove(3, "b"), add(4, "b", 1, 2), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), mark{},
+		remove(3, "b"), add(4, "b", 1, 2), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), growTo(8, 2*size, true), mark{},
 	}
 	if len(commandDecoders()) != len(commands) {
 		t.Errorf("%d decoders, %d commands here", len(commandDecoders()), len(commands))

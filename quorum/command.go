@@ -148,6 +148,17 @@ type Detach struct {
 	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
 }
 
+// GrowResource gives a resource a larger size. Prepared has, for each replica and nobody else, the incarnation of the process that
+// has made room for it. Equal says that the new parts of the disks are the same everywhere; else the Primary's is what counts.
+type GrowResource struct {
+	Resource   string            `json:"resource"`
+	Generation uint64            `json:"generation"`
+	SizeBytes  uint64            `json:"size_bytes"`
+	Prepared   map[string]uint64 `json:"prepared"`
+	Equal      bool              `json:"equal"`
+	Reason     string            `json:"reason"`
+}
+
 // mark changes nothing. Committing one proves that its proposer reached a majority, and its index is a point in the
 // log that a reader can wait for.
 type mark struct{}
@@ -166,6 +177,7 @@ func (AddInSync) kind() string      { return "add-in-sync" }
 func (Detach) kind() string         { return "detach" }
 func (Force) kind() string          { return "force" }
 func (ResolveSplit) kind() string   { return "resolve-split" }
+func (GrowResource) kind() string   { return "grow" }
 func (mark) kind() string           { return "mark" }
 
 // commandVersion is the version of the envelope and of what the commands mean. A change of a guard or an effect is a
@@ -239,6 +251,7 @@ func commandDecoders() map[string]func([]byte) (Command, error) {
 	addDecoder[Detach](decoders)
 	addDecoder[Force](decoders)
 	addDecoder[ResolveSplit](decoders)
+	addDecoder[GrowResource](decoders)
 	addDecoder[mark](decoders)
 	return decoders
 }

@@ -58,7 +58,7 @@ func (m *machine) command(t *rapid.T) Command {
 	node := nodeName().Draw(t, "node")
 	proposer, proposerInc := m.proposer(t)
 	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "remove", "add", "add", "detach", "register", "register",
-		"create", "delete", "remove-node", "force", "keep"}).Draw(t, "kind") {
+		"create", "delete", "remove-node", "force", "keep", "grow"}).Draw(t, "kind") {
 	case "promote":
 		return Promote{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 	case "demote":
@@ -75,6 +75,15 @@ func (m *machine) command(t *rapid.T) Command {
 		c := Force{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 		if r := m.resource(); r != nil && r.replica(node) != nil && rapid.Bool().Draw(t, "base") {
 			c.Base = r.replica(node).LeftAt
+		}
+		return c
+	case "grow":
+		c := GrowResource{Resource: "r", Generation: m.generation(t), Equal: rapid.Bool().Draw(t, "equal"), Prepared: map[string]uint64{}}
+		if r := m.resource(); r != nil {
+			c.SizeBytes = near(t, "blocks", r.SizeBytes/4096+1) * 4096
+			for _, p := range r.Replicas {
+				c.Prepared[p.Node] = m.incarnation(t, p.Node)
+			}
 		}
 		return c
 	case "keep":
@@ -122,6 +131,8 @@ func (m *machine) step(t *rapid.T) {
 		t.Fatalf("%s: generation %d -> %d", c.kind(), before.Generation, after.Generation)
 	case after.PrimarySince < before.PrimarySince:
 		t.Fatalf("%s: Primary since %d -> %d", c.kind(), before.PrimarySince, after.PrimarySince)
+	case after.SizeBytes < before.SizeBytes:
+		t.Fatalf("%s: size %d -> %d", c.kind(), before.SizeBytes, after.SizeBytes)
 	case after.LossCount < before.LossCount:
 		t.Fatalf("%s: loss count %d -> %d", c.kind(), before.LossCount, after.LossCount)
 	}

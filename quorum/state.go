@@ -94,6 +94,8 @@ type Resource struct {
 	Name      string     `json:"name"`
 	ID        ResourceID `json:"id"`
 	SizeBytes uint64     `json:"size_bytes"`
+	// GrownApart: the replicas may differ in what the last change of the size has added; the Primary of that time has it right.
+	GrownApart bool `json:"grown_apart,omitempty"`
 
 	Generation         uint64 `json:"generation"`          // 1 at creation, +1 by every accepted change
 	Primary            string `json:"primary"`             // "" = none

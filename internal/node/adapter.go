@@ -13,7 +13,7 @@ import (
 // Configuration is the committed record as replication sees it.
 func Configuration(r *quorum.Resource) replication.Configuration {
 	c := replication.Configuration{
-		Resource: r.Name, ResourceID: r.ID, SizeBytes: r.SizeBytes, Generation: r.Generation,
+		Resource: r.Name, ResourceID: r.ID, SizeBytes: r.SizeBytes, GrownApart: r.GrownApart, Generation: r.Generation,
 		Primary: r.Primary, PrimaryIncarnation: r.PrimaryIncarnation, PrimarySince: r.PrimarySince, Clean: r.Clean,
 		InSync: r.InSync, AckDurable: r.AckDurable, LossCount: r.LossCount, ForcedAt: r.ForcedAt,
 		OnIOError: replication.OnIOError(r.OnIOError), DiskTimeout: time.Duration(r.DiskTimeoutMS) * time.Millisecond,
