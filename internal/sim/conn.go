@@ -207,8 +207,9 @@ func (c *conn) Close() error {
 		err = nil
 		c.network.forget(c)
 		c.in.failLocal(net.ErrClosed)
+		told := !c.network.isDown(c.local) // before the lock of the stream, which comes behind that of the network
 		c.out.mu.Lock()
-		c.out.ended = !c.network.isDown(c.local)
+		c.out.ended = told
 		c.out.mu.Unlock()
 		c.in.mu.Lock()
 		if c.in.writeErr == nil {

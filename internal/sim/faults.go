@@ -174,6 +174,7 @@ func (w *world) killProcess(m *machine) {
 	w.log.Info("FAULT kill", "node", m.name)
 	m.current().kill()
 	w.network.loseProcess(m.name)
+	w.checkMarks("after a kill of " + m.name)
 }
 
 // losePower takes a machine's power: processes, page cache, connections.
@@ -196,6 +197,7 @@ func (w *world) losePower(m *machine) {
 	w.noteLossLocked()
 	w.mu.Unlock()
 	w.log.Info("FAULT power", "node", m.name, "writes", lost, "at", at)
+	w.checkMarks("after the power failed at " + m.name)
 }
 
 // reviveLater starts a machine's process again, after a while.

@@ -55,7 +55,7 @@ type Counts struct {
 	Writes, Reads, Flushes                  int
 	Kills, PowerLosses, Blackouts, Cuts     int
 	Resets, DiskFaults, Promotions, Demands int
-	FullDisks                               int
+	FullDisks, Looks, Marked                int
 	Exempt, Undecided                       int
 	Virtual                                 time.Duration
 }
@@ -268,6 +268,7 @@ func (w *world) run() {
 	for i := range w.plan.Clients {
 		load.Go(func() { w.newClient(i).run() })
 	}
+	load.Go(w.lookNowAndThen)
 	w.disturb()
 	w.stopped.Store(true)
 	w.pacify()
