@@ -310,16 +310,16 @@ func (r *Resource) activityLogFull() {
 		return
 	}
 	store, mask := v.local.store, r.learned.othersMask(r.cfg.Node)
-	epoch := v.epoch
-	v.spilled = epoch
+	v.spilled = v.epoch
 	v.log.runs(func(off, n uint64) { store.Set(mask, off, n) })
+	spilled := v.log.take() // and no write that comes before its bits are durable: that has none
 	v.mu.Unlock()
 	if err := r.beside(func() error { return store.Persist(mask) }); err != nil {
 		r.diskFailed(r.local, err)
 		return
 	}
 	v.mu.Lock()
-	v.retireLocked(epoch)
+	v.log.forget(spilled, func(extent uint32) { store.Release(extent, extent) })
 	v.mu.Unlock()
 }
 

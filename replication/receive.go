@@ -188,7 +188,7 @@ func (s *session) reject(got, serving uint64) error {
 // startApply records and executes a Secondary's write whose extents are hot.
 func (v *Volume) startApply(r *request, b Batch) {
 	v.mu.Lock()
-	v.recordLocked(r, v.epoch) // perhaps later than its own, which only keeps the range for longer
+	v.recordLocked(r) // in its own epoch, however many barriers came while it waited: theirs wait for it
 	r.legs.Store(1)
 	v.mu.Unlock()
 	v.writeLocal(r, b)

@@ -109,14 +109,28 @@ func (e *extentBlocks) set(first, last uint) {
 // retireThrough forgets all epochs up to and including epoch and calls release once for each newExtent of them.
 func (l *transferLog) retireThrough(epoch uint64, release func(extent uint32)) {
 	retired := 0
-	for ; retired < len(l.epochs) && l.epochs[retired].epoch <= epoch; retired++ {
-		log := l.epochs[retired]
+	for retired < len(l.epochs) && l.epochs[retired].epoch <= epoch {
+		retired++
+	}
+	l.forget(l.epochs[:retired], release)
+	l.epochs = slices.Delete(l.epochs, 0, retired)
+}
+
+// take empties the log and returns what it held, for forget.
+func (l *transferLog) take() []*epochLog {
+	taken := l.epochs
+	l.epochs = nil
+	return taken
+}
+
+// forget ends what take returned: it calls release once for each newExtent of it.
+func (l *transferLog) forget(taken []*epochLog, release func(extent uint32)) {
+	for _, log := range taken {
 		for i := range log.extents {
 			release(log.extents[i].extent)
 		}
 		l.recycle(log)
 	}
-	l.epochs = slices.Delete(l.epochs, 0, retired)
 }
 
 // recycle empties log and keeps it for reuse. Keys are deleted one by one because clear takes time for all the room

@@ -295,7 +295,7 @@ func (v *Volume) start(r *request, b Batch) {
 	}
 	r.epoch = v.epoch
 	v.inOpen++
-	v.recordLocked(r, r.epoch)
+	v.recordLocked(r)
 	legs := v.legs
 	if sabotageAckEarly {
 		r.legs.Store(1)
@@ -336,13 +336,13 @@ func (v *Volume) haltLocked(r *request, b Batch) {
 
 // recordLocked enters r's range in the transfer log, whose extents stay hot until the range is stable everywhere, and
 // sets the bits of the replicas that do not get the write.
-func (v *Volume) recordLocked(r *request, epoch uint64) {
+func (v *Volume) recordLocked(r *request) {
 	v.touched, v.unsealed = true, true
 	if v.local == nil || r.held != v.local || sabotageSkipActivityLog {
 		return
 	}
 	store := v.local.store
-	v.log.record(epoch, r.offsetBytes, r.lengthBytes, func(extent uint32) { store.Retain(extent, extent) })
+	v.log.record(r.epoch, r.offsetBytes, r.lengthBytes, func(extent uint32) { store.Retain(extent, extent) })
 	if v.outside != 0 && !sabotageNoOutsideBits {
 		store.Set(v.outside, r.offsetBytes, r.lengthBytes)
 	}
