@@ -60,6 +60,10 @@ func (d *memoryDisk) WriteAt(p []byte, off int64) (int, error) {
 	if err := d.check("write"); err != nil {
 		return 0, err
 	}
+	return d.put(p, off)
+}
+
+func (d *memoryDisk) put(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.bytes.Add(uint64(len(p)))
@@ -222,19 +226,62 @@ type testNode struct {
 	incarnation uint64
 	disk, meta  *memoryDisk
 	resource    *Resource
+	power       *poweredDisk // the disk as its process, or the last one, has it
 }
+
+// poweredDisk is the disk of one process: what that still does after its end comes to nothing.
+type poweredDisk struct {
+	*memoryDisk
+	mu  sync.RWMutex
+	out bool
+}
+
+func (d *poweredDisk) pull() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.out = true
+}
+
+// alive does an operation of a process that has not ended.
+func (d *poweredDisk) alive(operation func() error) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.out {
+		return ErrClosed
+	}
+	return operation()
+}
+
+// WriteAt implements Disk.
+func (d *poweredDisk) WriteAt(p []byte, off int64) (n int, err error) {
+	if err := d.check("write"); err != nil { // it may wait
+		return 0, err
+	}
+	err = d.alive(func() error { n, err = d.put(p, off); return err })
+	return n, err
+}
+
+// WriteDurableAt implements Disk.
+func (d *poweredDisk) WriteDurableAt(p []byte, off int64) (int, error) { return d.WriteAt(p, off) }
+
+// Punch implements Disk.
+func (d *poweredDisk) Punch(off, n int64) error {
+	return d.alive(func() error { return d.memoryDisk.Punch(off, n) })
+}
+
+// Zero implements Disk.
+func (d *poweredDisk) Zero(off, n int64) error { return d.Punch(off, n) }
 
 // testCluster runs replicas in one process over loopback sockets.
 type testCluster struct {
-	t       *testing.T
-	arbiter *recordArbiter
-	mu      sync.Mutex
-	nodes   map[string]*testNode
-	emit    func(Event)             // nil: none
-	tweak   func(*Resource)         // before a resource starts; nil: nothing
-	wire    func(net.Conn) net.Conn // wraps the dialling end; nil: as it is
-	// wrap, where it is set, stands between a connection and who uses it.
-	wrap       func(net.Conn) net.Conn
+	t          *testing.T
+	arbiter    *recordArbiter
+	mu         sync.Mutex
+	nodes      map[string]*testNode
+	emit       func(Event)             // nil: none
+	tweak      func(*Resource)         // before a resource starts; nil: nothing
+	wire       func(net.Conn) net.Conn // wraps the dialling end; nil: as it is
+	wiring     wiring                  // between the nodes
 	ackTimeout time.Duration
 	// diskTimeout is Timing.DiskTimeout.
 	diskTimeout time.Duration
@@ -299,7 +346,7 @@ func (c *testCluster) start(name string) {
 	c.t.Helper()
 	n := c.nodes[name]
 	n.incarnation++
-	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialer(), Emit: c.emit,
+	cfg := Config{ClusterID: "c", Node: name, Incarnation: n.incarnation, Arbiter: c.arbiter, Dial: c.dialerOf(name), Emit: c.emit,
 		Timing: Timing{PingInterval: 20 * time.Millisecond, RetryMin: 5 * time.Millisecond, ConnectGrace: 5 * time.Second,
 			IdleBarrier: 50 * time.Millisecond, AckTimeout: c.ackTimeout, DiskTimeout: c.diskTimeout},
 		DiskFailed: c.diskFailed, Revoke: c.revoke}
@@ -310,7 +357,8 @@ func (c *testCluster) start(name string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := r.Attach(n.disk, n.meta); err != nil {
+	n.power = &poweredDisk{memoryDisk: n.disk}
+	if err := r.Attach(n.power, n.meta); err != nil {
 		c.t.Fatal(err)
 	}
 	if c.tweak != nil {
@@ -331,7 +379,10 @@ func (c *testCluster) crash(name string) {
 	if r == nil {
 		return
 	}
+	c.nodes[name].power.pull()
 	r.cancel()
+	r.volume.end()         // who waits for the disk gets no answer any more
+	c.wiring.cut(name, "") // a process that is gone holds no connection
 	r.loops.Wait()
 	if r.local == nil {
 		return
@@ -344,17 +395,19 @@ func (c *testCluster) crash(name string) {
 }
 
 func (c *testCluster) dialer() func(ctx context.Context, node string) (net.Conn, error) {
+	return c.dialerOf("")
+}
+
+// dialerOf is the dialer of a node.
+func (c *testCluster) dialerOf(name string) func(ctx context.Context, node string) (net.Conn, error) {
 	return func(ctx context.Context, node string) (net.Conn, error) {
 		c.mu.Lock()
-		r, wrap := c.nodes[node].resource, c.wrap
+		r := c.nodes[node].resource
 		c.mu.Unlock()
 		if r == nil {
 			return nil, fmt.Errorf("%s is down", node)
 		}
-		near, far := net.Pipe()
-		if wrap != nil {
-			near, far = wrap(near), wrap(far)
-		}
+		near, far := c.wiring.between(name, node)
 		go func() {
 			h, err := ReadHello(ctx, far)
 			if err != nil {

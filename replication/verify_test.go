@@ -2,12 +2,9 @@ package replication
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -200,60 +197,9 @@ func TestVerifyUnderLoadFindsNothing(t *testing.T) {
 	c.equal()
 }
 
-// frameTap stands on a connection and sees the headers of the frames that are written to it.
-type frameTap struct {
-	net.Conn
-	see  func(h Header) (cut bool)
-	head []byte
-	skip int
-}
-
-// Write passes everything on up to a frame that is to be cut; there the connection ends.
-func (f *frameTap) Write(p []byte) (int, error) {
-	for at := 0; at < len(p); {
-		if f.skip > 0 {
-			step := min(f.skip, len(p)-at)
-			f.skip, at = f.skip-step, at+step
-			continue
-		}
-		step := min(HeaderBytes-len(f.head), len(p)-at)
-		f.head = append(f.head, p[at:at+step]...)
-		at += step
-		if len(f.head) < HeaderBytes {
-			continue
-		}
-		h := Header{Type: FrameType(binary.LittleEndian.Uint16(f.head[4:])), Length: binary.LittleEndian.Uint64(f.head[40:])}
-		f.skip, f.head = int(binary.LittleEndian.Uint32(f.head[12:])), f.head[:0]
-		if f.see(h) {
-			if err := f.Close(); err != nil {
-				return 0, err
-			}
-			return 0, io.ErrClosedPipe
-		}
-	}
-	return f.Conn.Write(p)
-}
-
-// tap makes every later connection tell see of its frames.
+// tap tells see of every frame from now on.
 func (c *testCluster) tap(see func(h Header) (cut bool)) {
-	c.mu.Lock()
-	c.wrap = func(conn net.Conn) net.Conn { return &frameTap{Conn: conn, see: see} }
-	c.mu.Unlock()
-	c.wait("sessions with taps", func() bool {
-		tapped := true
-		for _, n := range c.nodes {
-			for _, p := range n.resource.Status().Peers {
-				s := c.session(n.name, p.Node)
-				if s == nil {
-					tapped = false
-				} else if _, ok := s.dataConn.(*frameTap); !ok { // it was dialled before
-					s.fail(errors.New("another one with a tap"))
-					tapped = false
-				}
-			}
-		}
-		return tapped
-	})
+	c.wiring.show(func(f lineFrame) bool { return see(f.Header) })
 }
 
 // Wherever in a verify with repair a session is cut: it ends, with a reason or with the repair; nothing is stuck; and what
