@@ -123,9 +123,9 @@ func start(t *testing.T, changes ...options) *scenario {
 }
 
 // create makes a resource on all data nodes, in sync.
-func (s *scenario) create(name, size string) {
+func (s *scenario) create(name, size string, arguments ...string) {
 	s.t.Helper()
-	if err := s.CreateResource(s.t.Context(), name, size); err != nil {
+	if err := s.CreateResource(s.t.Context(), name, size, arguments...); err != nil {
 		s.t.Fatal(err)
 	}
 }

@@ -22,6 +22,7 @@ type fakeNode struct {
 	joined    *control.JoinRequest
 	resync    *control.ResyncRequest
 	suspended *control.SuspendRequest
+	resized   *control.ResizeRequest
 	hang      bool
 
 	force    control.ForceReport
@@ -118,6 +119,13 @@ func (f *fakeNode) VerifyStatus(context.Context, string) (*control.VerifyStatus,
 func (f *fakeNode) VerifyCancel(_ context.Context, _ string, r *control.VerifyCancelRequest) error {
 	f.cancelled = r
 	return f.failure
+}
+
+func (f *fakeNode) Resize(_ context.Context, _ string, r *control.ResizeRequest) (*control.ResourceRecord, error) {
+	f.resized = r
+	record := testRecord()
+	record.SizeBytes, record.Warnings = r.SizeBytes, []string{"the disks differ"}
+	return &record, f.failure
 }
 
 func (f *fakeNode) SuspendIO(_ context.Context, _ string, r *control.SuspendRequest) (*control.Suspension, error) {

@@ -144,6 +144,7 @@ func TestOutput(t *testing.T) {
 		{"verify r0", "n2: identical, 1.0 MiB compared\n", `"state": "done"`},
 		{"verify r0 --no-wait", "0 B of 1.0 MiB", `"state": "running"`},
 		{"verify r0 --cancel", "r0: the verify ends\n", "{}"},
+		{"resize r0 --size 2GiB", "NBD clients see it when they connect anew\nnote: the disks differ\n", `"size-bytes": 2147483648`},
 		{"suspend-io r0 --flush", "suspended until `duet resume-io r0`; everything written is on stable media of n1, n2\n", `"in-sync": [`},
 		{"events", "start  up", `"kind":"start"`},
 		{"token", "duet1-abc\n", `"token": "duet1-abc"`},

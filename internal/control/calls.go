@@ -139,6 +139,14 @@ func (c *Client) VerifyCancel(ctx context.Context, resource string, r *VerifyCan
 	return c.call(ctx, http.MethodPost, resourcePath(resource, "verify/cancel"), r, nil)
 }
 
+// Resize asks for a larger size.
+func (c *Client) Resize(ctx context.Context, resource string, r *ResizeRequest) (*ResourceRecord, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return aboutResource[ResourceRecord](ctx, c, http.MethodPost, resource, "resize", r)
+}
+
 // SuspendIO asks a Primary to let requests wait.
 func (c *Client) SuspendIO(ctx context.Context, resource string, r *SuspendRequest) (*Suspension, error) {
 	if err := r.Validate(); err != nil {
@@ -169,6 +177,14 @@ func (c *Client) DropReplica(ctx context.Context, r *DropReplicaRequest) error {
 		return err
 	}
 	return c.call(ctx, http.MethodPost, "/v1/replicas/drop", r, nil)
+}
+
+// MakeRoom asks another node for room on its replica.
+func (c *Client) MakeRoom(ctx context.Context, r *MakeRoomRequest) (*Room, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return fetch[Room](ctx, c, http.MethodPost, "/v1/replicas/make-room", r)
 }
 
 // Events calls emit for each event, in order, until there are no more, ctx ends or emit fails. It returns nil only in

@@ -130,6 +130,14 @@ func fakeVerify() *VerifyStatus {
 	return &VerifyStatus{Resource: "r0", Run: 3, State: VerifyDone, Peers: []VerifyPeer{{Name: "b", Ranges: []ByteRange{{4096, 8192}}}}}
 }
 
+func (f *fakeNode) Resize(_ context.Context, resource string, r *ResizeRequest) (*ResourceRecord, error) {
+	return fakeRecord(), f.ask("Resize", resource, *r)
+}
+
+func (f *fakeNode) MakeRoom(_ context.Context, from string, r *MakeRoomRequest) (*Room, error) {
+	return &Room{Incarnation: 7, Zeroes: true}, f.ask("MakeRoom", from, *r)
+}
+
 func (f *fakeNode) SuspendIO(_ context.Context, resource string, r *SuspendRequest) (*Suspension, error) {
 	return fakeSuspension(), f.ask("SuspendIO", resource, *r)
 }

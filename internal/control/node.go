@@ -31,6 +31,8 @@ type Node interface {
 	VerifyStatus(ctx context.Context, resource string) (*VerifyStatus, error)
 	VerifyCancel(ctx context.Context, resource string, r *VerifyCancelRequest) error
 
+	// Resize gives a resource a larger size, on all replicas or on none.
+	Resize(ctx context.Context, resource string, r *ResizeRequest) (*ResourceRecord, error)
 	// SuspendIO lets requests wait and returns when none is under way any more; ResumeIO lets them go on.
 	SuspendIO(ctx context.Context, resource string, r *SuspendRequest) (*Suspension, error)
 	ResumeIO(ctx context.Context, resource string) error
@@ -47,4 +49,6 @@ type Node interface {
 	// PrepareReplica and DropReplica are asked by another node, or by this one of itself (from is then empty).
 	PrepareReplica(ctx context.Context, from string, r *PrepareReplicaRequest) (*PreparedReplica, error)
 	DropReplica(ctx context.Context, from string, r *DropReplicaRequest) error
+	// MakeRoom is asked the same way, before a resource grows.
+	MakeRoom(ctx context.Context, from string, r *MakeRoomRequest) (*Room, error)
 }

@@ -70,6 +70,27 @@ type ResourceDeleteRequest struct {
 	Force bool `json:"force,omitempty"` // also with a replica that can't be reached
 }
 
+// ResizeRequest asks for a larger size.
+type ResizeRequest struct {
+	SizeBytes uint64 `json:"size-bytes"`
+	// AssumeClean is the operator's word that what is new on the disks is the same on all of them.
+	AssumeClean bool `json:"assume-clean,omitempty"`
+}
+
+// MakeRoomRequest asks a node for room on the disk and in the metadata of its replica.
+type MakeRoomRequest struct {
+	Resource  string `json:"resource"`
+	FromBytes uint64 `json:"from-bytes"` // the size as whoever asks knows it
+	SizeBytes uint64 `json:"size-bytes"`
+	Look      bool   `json:"look,omitempty"` // only say whether it is possible
+}
+
+// Room is what a node has made.
+type Room struct {
+	Incarnation uint64 `json:"incarnation"` // of the process that has made it
+	Zeroes      bool   `json:"zeroes"`      // what is new on the disk holds nothing, and reads as zeroes
+}
+
 // ResourceRecord is a resource as the cluster has committed it.
 type ResourceRecord struct {
 	Name       string          `json:"name"`

@@ -47,6 +47,8 @@ var (
 	testID      = strings.Repeat("0a", 16)
 	testPrepare = PrepareReplicaRequest{Resource: "r0", ID: testID, Slot: 1, SizeBytes: 4096, Path: "/d"}
 	testResync  = ResyncRequest{Paused: new(true), MaxRate: new(uint64(8192)), Compare: new(CompareAlways)}
+	testResize  = ResizeRequest{SizeBytes: 8192, AssumeClean: true}
+	testRoom    = MakeRoomRequest{Resource: "r0", FromBytes: 4096, SizeBytes: 8192, Look: true}
 	testSuspend = SuspendRequest{Flush: true, For: Duration(time.Minute), Timeout: Duration(time.Second)}
 	testJoin    = JoinRequest{Name: "b", Kind: KindData, Address: "h:1", CSR: []byte("csr")}
 )
@@ -99,6 +101,10 @@ var calls = []struct {
 		[]any{"ResyncStatus", "r0"}, fakeResync()},
 	{"explain", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Explain(ctx, "r0") },
 		[]any{"Explain", "r0"}, fakeExplanation()},
+	{"resize", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Resize(ctx, "r0", &testResize) },
+		[]any{"Resize", "r0", testResize}, fakeRecord()},
+	{"make room", OriginNode, func(ctx context.Context, c *Client) (any, error) { return c.MakeRoom(ctx, &testRoom) },
+		[]any{"MakeRoom", "who", testRoom}, &Room{Incarnation: 7, Zeroes: true}},
 	{"suspend-io", fromLocal, func(ctx context.Context, c *Client) (any, error) {
 		return c.SuspendIO(ctx, "r0", &testSuspend)
 	}, []any{"SuspendIO", "r0", testSuspend}, fakeSuspension()},

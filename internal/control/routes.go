@@ -39,6 +39,9 @@ func (s *Server) routes(metrics http.Handler) http.Handler {
 	route(OriginNode, "POST /v1/replicas/drop", post(func(r *http.Request, in *DropReplicaRequest) (none, error) {
 		return none{}, n.DropReplica(r.Context(), originOf(r.Context()).Name, in)
 	}))
+	route(OriginNode, "POST /v1/replicas/make-room", post(func(r *http.Request, in *MakeRoomRequest) (*Room, error) {
+		return n.MakeRoom(r.Context(), originOf(r.Context()).Name, in)
+	}))
 	route(fromAll, "GET /healthz", get(func(*http.Request) (none, error) { return none{}, nil }))
 	route(fromAll, "GET /readyz", s.ready)
 	if metrics != nil {
@@ -90,6 +93,9 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	}))
 	route(fromLocal, "POST /v1/resources/{name}/verify/cancel", post(func(r *http.Request, in *VerifyCancelRequest) (none, error) {
 		return none{}, n.VerifyCancel(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/resize", post(func(r *http.Request, in *ResizeRequest) (*ResourceRecord, error) {
+		return n.Resize(r.Context(), r.PathValue("name"), in)
 	}))
 	route(fromLocal, "POST /v1/resources/{name}/suspend-io", post(func(r *http.Request, in *SuspendRequest) (*Suspension, error) {
 		return n.SuspendIO(r.Context(), r.PathValue("name"), in)

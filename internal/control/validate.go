@@ -119,6 +119,22 @@ func (r *VerifyRequest) Validate() error {
 }
 
 // Validate checks the request. Its errors have CodeUsage.
+func (r *ResizeRequest) Validate() error {
+	if r.SizeBytes == 0 || r.SizeBytes%sizeUnitBytes != 0 || r.SizeBytes > math.MaxInt64 {
+		return Errorf(CodeUsage, "the size is %d bytes: it must be a multiple of 4 KiB and above 0", r.SizeBytes)
+	}
+	return nil
+}
+
+// Validate checks the request. Its errors have CodeUsage.
+func (r *MakeRoomRequest) Validate() error {
+	if err := checkName("resource", r.Resource); err != nil {
+		return err
+	}
+	return (&ResizeRequest{SizeBytes: r.SizeBytes}).Validate()
+}
+
+// Validate checks the request. Its errors have CodeUsage.
 func (r *SuspendRequest) Validate() error {
 	if r.For < 0 || r.Timeout < 0 {
 		return Errorf(CodeUsage, "requests can't be suspended for %v, nor within %v", time.Duration(r.For), time.Duration(r.Timeout))

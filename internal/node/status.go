@@ -134,6 +134,7 @@ func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) contr
 	st := h.resource.Status()
 	out.Role, out.Suspended = control.Role(st.Role), st.Suspended
 	out.SuspendedBy, out.SuspendedUntil = suspendedIO(&st)
+	disk.SizeKiB = st.SizeBytes / kib // the record may be ahead of what is served
 	if st.Reason != "" {
 		out.Reason = st.Reason
 	}
