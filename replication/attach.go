@@ -404,7 +404,7 @@ func (r *Resource) detach(clean bool) error {
 	if r.local == nil {
 		r.volume.end()
 		r.volume.close()
-		return nil
+		return r.volume.closeUndo()
 	}
 	local := r.local
 	limit := time.AfterFunc(r.closeLimit(), func() { r.volume.giveUp(local, errors.New("it did not return while the resource was closed")) })
@@ -421,12 +421,13 @@ func (r *Resource) detach(clean bool) error {
 	storeErr := r.local.store.Close(clean)
 	r.volume.end()
 	r.volume.close()
+	undoErr := r.volume.closeUndo()
 	local.watch.giveUp(ErrClosed)
 	select {
 	case <-local.watch.idle:
-		return errors.Join(syncErr, storeErr, r.meta.Close(), local.disk.Close())
+		return errors.Join(syncErr, storeErr, undoErr, r.meta.Close(), local.disk.Close())
 	case <-time.After(r.closeLimit()):
 		what, age := local.watch.oldest()
-		return errors.Join(syncErr, storeErr, fmt.Errorf("%s has not returned for %v, so the disk stays open until the process ends", what, age))
+		return errors.Join(syncErr, storeErr, undoErr, fmt.Errorf("%s has not returned for %v, so the disk stays open until the process ends", what, age))
 	}
 }

@@ -27,6 +27,10 @@ type Config struct {
 	Revoke func(reason string)
 	// DiskFailed is called when the local disk is given up; it must not block. May be nil.
 	DiskFailed func(DiskFailure)
+	// OpenUndo opens the undo file of a replica that is given up, at path, or, if that is empty, at a place of its own for this
+	// decision. With create it is made when it is absent, and its name is durable on return; fresh: it was. May be nil: then no
+	// replica is given up.
+	OpenUndo func(path string, identity *UndoIdentity, create bool) (file UndoFile, fresh bool, err error)
 	// Workers bounds the goroutines that wait for the disk; 0 means defaultWorkers.
 	Workers int
 }

@@ -84,6 +84,12 @@ type Discard struct {
 	Undo string `json:"undo,omitempty"` // path of the undo file; "": in the node's directory
 }
 
+// forked reports whether the replica of node is one side of a split, and not the one in sync.
+func (c *Configuration) forked(node string) bool {
+	r := c.replica(node)
+	return r != nil && r.Fork.At != 0
+}
+
 // undecided reports whether the replica of node may neither be overwritten nor get writes.
 func (c *Configuration) undecided(node string) bool {
 	r := c.replica(node)

@@ -20,6 +20,7 @@ func (r *Resource) helloTo(l *link) hello {
 	if l.slot < len(sb.Peers) && sb.Peers[l.slot].Name == l.node {
 		h.CompleteSince = sb.Peers[l.slot].CompleteSince
 	}
+	h.NotTarget = reasonText(r.notTarget())
 	if r.serving {
 		h.PrimarySince = r.adopted.PrimarySince
 	}

@@ -230,6 +230,9 @@ func (l *link) reply(pending *pendingAccept, then func()) error {
 // stillTrue reports whether what this node said of itself during the handshake holds. One change does no harm: that the
 // peer became Primary after a time without one, and this node stayed in sync.
 func (r *Resource) stillTrue(mine, theirs *hello) bool {
+	if mine.NotTarget != reasonText(r.notTarget()) {
+		return false
+	}
 	if mine.Role == r.role() && mine.Promised == r.superblock().Promised {
 		return true
 	}

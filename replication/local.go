@@ -9,7 +9,7 @@ import (
 
 // writeLocal does the local leg of r: at once when that can hardly block, else on a worker.
 func (v *Volume) writeLocal(r *request, b Batch) {
-	if r.lengthBytes <= inlineBytes && (!r.fua || b == nil || !b.More()) {
+	if r.lengthBytes <= inlineBytes && !v.saves(r) && (!r.fua || b == nil || !b.More()) {
 		v.executeLocal(r, b)
 		return
 	}
@@ -47,6 +47,10 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 	}
 	switch {
 	case local != nil:
+		if err := v.saveFormer(r, local.disk); err != nil {
+			v.dropUnsaved(r, err, b)
+			return
+		}
 		if !v.applyLocal(r, local, b) {
 			return
 		}

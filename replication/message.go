@@ -81,8 +81,10 @@ type hello struct {
 	PrimarySince   uint64 `json:"primary-since,omitempty"` // 0 unless the sender is Primary
 	// CompleteSince is the generation since which the sender's bitmap has every block that the receiver may lack. 0: never.
 	CompleteSince uint64 `json:"complete-since,omitempty"`
-	Inconsistent  bool   `json:"inconsistent,omitempty"`
-	JustCreated   bool   `json:"just-created,omitempty"`
+	// NotTarget is why nothing can be copied to the sender for now; "" if it can.
+	NotTarget    string `json:"not-target,omitempty"`
+	Inconsistent bool   `json:"inconsistent,omitempty"`
+	JustCreated  bool   `json:"just-created,omitempty"`
 	// Recovered: many of the bits for the receiver stem from an activity log that a crash left.
 	Recovered bool `json:"recovered,omitempty"`
 	// DirtyBlocks is how many blocks the sender's bitmap has for the receiver.
@@ -199,6 +201,8 @@ func (m *hello) validate() error {
 		return fmt.Errorf("%w: %d volumes", errMessage, m.Volumes)
 	case m.DirtyBlocks > bitmap.MaxDeviceBytes/bitmap.BlockBytes:
 		return fmt.Errorf("%w: %d dirty blocks", errMessage, m.DirtyBlocks)
+	case len(m.NotTarget) > maxReasonBytes:
+		return fmt.Errorf("%w: a reason of %d bytes, at most %d", errMessage, len(m.NotTarget), maxReasonBytes)
 	}
 	return m.validateFeatures()
 }

@@ -59,6 +59,7 @@ type Resource struct {
 	graceEnd   time.Time
 	verify     *verification // the newest; nil: none since the start
 	suspension *suspension   // the operator's; nil: none
+	undo       undoState     // of this replica, when it is given up
 	// recovered: towards these slots there are bits that stem from the activity log of a crash.
 	recovered bitmap.SlotMask
 }
@@ -208,6 +209,7 @@ func (r *Resource) reconcile() {
 	r.watchVerify()
 	r.watchSplits()
 	r.watchSuspension()
+	r.watchUndo()
 	r.setGate()
 	for _, l := range r.links {
 		l.admitWaiting()
@@ -391,7 +393,7 @@ func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
 		}
 		sb.JustCreated = sb.JustCreated && conf.Generation <= 1
 	}
-	forked := conf.replica(r.cfg.Node).Fork.At != 0 // then what this replica has and the set lacks has to be known on
+	forked := conf.forked(r.cfg.Node) // then what this replica has and the set lacks has to be known on
 	for _, replica := range conf.Replicas {
 		if replica.Node == r.cfg.Node {
 			continue

@@ -171,7 +171,7 @@ func (r *Resource) planResync(l *link, decision sourceDecision) resyncPlan {
 	always := r.volume.resyncs.compare
 	r.volume.mu.Unlock()
 	plan.compare = l.session.features.pieces &&
-		(always || plan.full || r.recovered&bitmap.SlotBit(l.slot) != 0 || l.session.hello.Recovered && !plan.known)
+		(always || plan.full || r.adopted.replica(l.node).Discard.At != 0 || r.recovered&bitmap.SlotBit(l.slot) != 0 || l.session.hello.Recovered && !plan.known)
 	return plan
 }
 

@@ -30,7 +30,7 @@ func (s *session) targetStart(h *Header, payload []byte) error {
 		return ErrDiskFailed
 	}
 	if err := s.mayBeTarget(); err != nil {
-		return err
+		return s.giveUpResync(err)
 	}
 	if err := s.resource.becomeInconsistent(h.Generation); err != nil {
 		return err
@@ -55,6 +55,9 @@ func (s *session) targetStart(h *Header, payload []byte) error {
 
 // targetReady tells the source and asks for the first blocks.
 func (s *session) targetReady() error {
+	if err := s.roomToSave(); err != nil {
+		return s.giveUpResync(err)
+	}
 	if err := s.sendMessage(Header{Type: FrameResyncReady}, &resyncMessage{}); err != nil {
 		return err
 	}
@@ -192,6 +195,10 @@ func (s *session) applyResync(in *frameReader, h *Header, b *burst) error {
 	r := v.getRequest(applyOpcode(h.Type), h.Offset, h.Length)
 	r.origin, r.seq, r.resynced = s, h.Seq, true
 	r.legs.Store(1)
+	if h.PayloadLength == 0 && v.saves(r) {
+		v.resumeOnWorker(r, phaseLocal)
+		return nil
+	}
 	if h.PayloadLength == 0 {
 		v.executeLocal(r, b)
 		return nil

@@ -52,11 +52,7 @@ func (f *sourceFacts) replica() *Replica { return f.configuration.replica(f.peer
 // side changed nothing between the base and the fork; the other one may have gone on since the base.
 func (f *sourceFacts) forkCovered() bool {
 	fork := f.replica().Fork
-	former, forced := f.peer.CompleteSince, f.completeSince()
-	if fork.Forced {
-		former, forced = forced, former
-	}
-	return fork.Base != 0 && fork.Peer == f.configuration.Primary && former != 0 && former <= fork.Base && forced != 0 && forced <= fork.At
+	return fork.Peer == f.configuration.Primary && fork.Covered(f.peer.CompleteSince, f.completeSince())
 }
 
 // sourceDecision is the result with the rules that were tried; the last of them gave it.
@@ -139,6 +135,9 @@ func admissionRules() []sourceRule {
 			reason: func(f *sourceFacts) string {
 				return splitReason(f.configuration, f.peer.From) + ": duet split show " + f.configuration.Resource
 			}},
+		{question: "does it say that nothing can be copied to it for now?", action: actionNone,
+			holds:  func(f *sourceFacts) bool { return f.peer.NotTarget != "" },
+			reason: func(f *sourceFacts) string { return reasonText(f.peer.NotTarget) }},
 		{question: "has this node no in-sync disk?", action: actionNone,
 			holds:  func(f *sourceFacts) bool { return f.diskless || !f.selfInSync },
 			reason: always("this node has no in-sync disk to copy from")},

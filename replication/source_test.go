@@ -149,6 +149,7 @@ var sourceCases = []struct {
 	{"forced, and given up", (*sourceFacts).forcedInVain, actionBitmap, false},
 	{"forced, and given up, its bitmap is not complete", func(f *sourceFacts) { f.forcedInVain(); f.peer.CompleteSince = 0 }, actionFull, false},
 	{"forced, and given up, the kept one's bitmap is not complete", func(f *sourceFacts) { f.forcedInVain(); f.local.Peers[1].CompleteSince = 9 }, actionFull, false},
+	{"given up, its undo file can't be opened", func(f *sourceFacts) { f.givenUp(); f.peer.NotTarget = "no space" }, actionNone, false},
 	{"left before a force", func(f *sourceFacts) { f.configuration.ForcedAt = 8 }, actionFull, false},
 	{"came in after a force", func(f *sourceFacts) { f.configuration.ForcedAt = 4 }, actionBitmap, false},
 	{"left before a force, what it lacks is known since", func(f *sourceFacts) { f.configuration.ForcedAt, f.known = 8, true }, actionBitmap, true},

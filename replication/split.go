@@ -10,6 +10,9 @@ import (
 // write is sent, until the operator has decided which side is kept.
 const splitBrain = "SplitBrain"
 
+// EventSplitBrain is the kind of the events about splits.
+const EventSplitBrain = "split-brain"
+
 // splitReason says how a forked replica came to be one.
 func splitReason(conf *Configuration, node string) string {
 	fork := conf.replica(node).Fork
@@ -34,7 +37,7 @@ func (r *Resource) watchSplits() {
 			forked = r.cfg.Node
 		}
 		l.reason = splitReason(conf, forked)
-		r.emit("split-brain", l.node, splitBrain, l.reason+": duet split show "+r.name)
+		r.emit(EventSplitBrain, l.node, splitBrain, l.reason+": duet split show "+r.name)
 	}
 }
 
@@ -63,7 +66,7 @@ func (r *Resource) forcedPromotion(options ForceOptions) (p Proposal, serving bo
 		return p, true, nil
 	case r.mine(conf):
 		return p, false, nil // not adopted yet
-	case r.detached:
+	case r.detached || conf.replica(r.cfg.Node) == nil:
 		return p, false, fmt.Errorf("%w: %s has no usable disk here (%s)", ErrRefused, conf.Resource, r.failure)
 	case r.diskState() == "Inconsistent" && !options.AcceptInconsistent:
 		return p, false, fmt.Errorf("%w: the replica on %s can't be trusted: %w", ErrRefused, r.cfg.Node, ErrMixture)
@@ -97,8 +100,12 @@ func (s *session) mayBeTarget() error {
 	answer := make(chan error, 1)
 	s.resource.post(func() {
 		var err error
-		if r := s.resource; r.adopted.undecided(r.cfg.Node) {
+		r := s.resource
+		switch why := r.notTarget(); {
+		case r.adopted.undecided(r.cfg.Node):
 			err = errors.New(splitReason(&r.adopted, r.cfg.Node) + ", and nobody decided to give them up")
+		case why != "":
+			err = errors.New(why)
 		}
 		answer <- err
 	})

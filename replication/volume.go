@@ -61,7 +61,9 @@ type Volume struct {
 	born     time.Time
 	metering atomic.Int32 // how many resyncs want the application's writes timed
 	latency  latencyMeter
-	hasLegs  atomic.Bool // mirrors len(legs) > 0, so that checksums are computed outside the mutex only when needed
+	// undo is where a replica that is given up saves what is about to be overwritten; nil: nothing has to be saved.
+	undo    atomic.Pointer[undoStore]
+	hasLegs atomic.Bool // mirrors len(legs) > 0, so that checksums are computed outside the mutex only when needed
 
 	mu         sync.Mutex
 	gate       gate

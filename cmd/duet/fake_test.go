@@ -27,6 +27,7 @@ type fakeNode struct {
 
 	force    control.ForceReport
 	promoted *control.PrimaryRequest
+	resolved *control.SplitResolveRequest
 
 	verified  []control.VerifyStatus // what VerifyStatus answers, one after the other; the last for ever
 	verifying *control.VerifyRequest
@@ -66,6 +67,21 @@ func (f *fakeNode) ResourceShow(context.Context, string) (*control.ResourceRecor
 
 func (f *fakeNode) ForceReport(context.Context, string) (*control.ForceReport, error) {
 	return &f.force, f.failure
+}
+
+func (f *fakeNode) SplitShow(_ context.Context, _ string, most int) (*control.SplitReport, error) {
+	report := testSplit()
+	if most == 0 {
+		report.Forks[0].HasRanges, report.Forks[0].LacksRanges = nil, nil
+	}
+	return report, f.failure
+}
+
+func (f *fakeNode) SplitResolve(_ context.Context, _ string, r *control.SplitResolveRequest) (*control.SplitResolution, error) {
+	f.resolved = r
+	resolution := testResolution()
+	resolution.DryRun = r.DryRun
+	return resolution, f.failure
 }
 
 func (f *fakeNode) Primary(_ context.Context, _ string, r *control.PrimaryRequest) (*control.RoleChange, error) {

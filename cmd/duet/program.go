@@ -92,7 +92,7 @@ func (p *program) app() *cli.App {
 		Commands: []*cli.Command{
 			p.initCommand(), p.tokenCommand(), p.joinCommand(), p.runCommand(),
 			p.resourceCommand(), p.primaryCommand(), p.secondaryCommand(), p.connectCommand(), p.disconnectCommand(),
-			p.statusCommand(), p.explainCommand(), p.resyncCommand(), p.verifyCommand(), p.resizeCommand(), p.suspendIOCommand(), p.resumeIOCommand(), p.eventsCommand(), p.nodeCommand(), p.quorumCommand(), p.mdCommand(),
+			p.statusCommand(), p.explainCommand(), p.resyncCommand(), p.verifyCommand(), p.splitCommand(), p.resizeCommand(), p.suspendIOCommand(), p.resumeIOCommand(), p.eventsCommand(), p.nodeCommand(), p.quorumCommand(), p.mdCommand(),
 			p.demoCommand(), p.versionCommand(),
 		},
 		Writer: p.stdout, ErrWriter: p.stderr,

@@ -141,6 +141,9 @@ func TestOutput(t *testing.T) {
 		{"resync status r0", "none\n", `"state": "none"`},
 		{"resync status r0 --watch", "none\n", `"eta-s": null`},
 		{"explain r0", "n3: not connected: connection refused\n", `"question": "is its disk new?"`},
+		{"split show r0", "next: duet split resolve r0 --keep n2 or n1", `"has-KiB": 12`},
+		{"split resolve r0 --keep n2", "n2 is kept, generation 8", `"undo-file": "/var/lib/duet/undo/r0-0a0a0a0a-g8.undo"`},
+		{"split resolve r0 --keep n2 --dry-run", "n2 would be kept", `"dry-run": true`},
 		{"verify r0", "n2: identical, 1.0 MiB compared\n", `"state": "done"`},
 		{"verify r0 --no-wait", "0 B of 1.0 MiB", `"state": "running"`},
 		{"verify r0 --cancel", "r0: the verify ends\n", "{}"},
@@ -260,7 +263,7 @@ func TestCreateRequest(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	golden(t, "help", duet(t.Context(), "/nonexistent", "help").stdout)
-	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "explain", "verify", "events", "md check", "demo"} {
+	for _, command := range []string{"init", "join", "run", "resource", "resource create", "status", "explain", "verify", "split resolve", "events", "md check", "demo"} {
 		got := duet(t.Context(), "/nonexistent", append(strings.Fields(command), "--help")...)
 		if got.code != 0 || got.stderr != "" {
 			t.Errorf("duet %s --help: exit code %d, %q", command, got.code, got.stderr)

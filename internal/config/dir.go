@@ -41,6 +41,9 @@ func (d Dir) Raft() string { return d.path("raft") }
 // Meta returns the directory of replicas' metadata.
 func (d Dir) Meta() string { return d.path("meta") }
 
+// Undo returns the directory of undo files; it is made when the first one is.
+func (d Dir) Undo() string { return d.path("undo") }
+
 // Handlers returns the directory of executables that are run on events.
 func (d Dir) Handlers() string { return d.path("handlers") }
 

@@ -107,6 +107,24 @@ func (c *Client) Explain(ctx context.Context, resource string) (*Explanation, er
 	return aboutResource[Explanation](ctx, c, http.MethodGet, resource, "explain", nil)
 }
 
+// SplitShow asks how the sides of a split differ.
+func (c *Client) SplitShow(ctx context.Context, resource string, maxRanges int) (*SplitReport, error) {
+	return aboutResource[SplitReport](ctx, c, http.MethodPost, resource, "split", &SplitSideRequest{MaxRanges: maxRanges})
+}
+
+// SplitSide asks another node for its part of that.
+func (c *Client) SplitSide(ctx context.Context, resource string, r *SplitSideRequest) (*SplitSide, error) {
+	return aboutResource[SplitSide](ctx, c, http.MethodPost, resource, "split/side", r)
+}
+
+// SplitResolve decides which side of a split is kept.
+func (c *Client) SplitResolve(ctx context.Context, resource string, r *SplitResolveRequest) (*SplitResolution, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return aboutResource[SplitResolution](ctx, c, http.MethodPost, resource, "split/resolve", r)
+}
+
 // ChangeResync asks the node to pause, resume, limit or otherwise change its resyncs.
 func (c *Client) ChangeResync(ctx context.Context, resource string, r *ResyncRequest) error {
 	if err := checkResource(resource); err != nil {

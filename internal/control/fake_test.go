@@ -76,6 +76,18 @@ func (f *fakeNode) ForceReport(_ context.Context, resource string) (*ForceReport
 	return &ForceReport{Resource: resource, Generation: 7}, f.ask("ForceReport", resource)
 }
 
+func (f *fakeNode) SplitShow(_ context.Context, resource string, maxRanges int) (*SplitReport, error) {
+	return &SplitReport{Resource: resource, Generation: 7}, f.ask("SplitShow", resource, maxRanges)
+}
+
+func (f *fakeNode) SplitSide(_ context.Context, resource string, r *SplitSideRequest) (*SplitSide, error) {
+	return &SplitSide{Node: "b"}, f.ask("SplitSide", resource, *r)
+}
+
+func (f *fakeNode) SplitResolve(_ context.Context, resource string, r *SplitResolveRequest) (*SplitResolution, error) {
+	return &SplitResolution{Resource: resource, Keep: r.Keep}, f.ask("SplitResolve", resource, *r)
+}
+
 func (f *fakeNode) Primary(_ context.Context, resource string, r *PrimaryRequest) (*RoleChange, error) {
 	return &RoleChange{Role: RolePrimary, Generation: 7}, f.ask("Primary", resource, *r)
 }

@@ -26,6 +26,11 @@ type Node interface {
 	// Explain tells the decisions about the peers, or what a Secondary knows of its replica.
 	Explain(ctx context.Context, resource string) (*Explanation, error)
 
+	// SplitShow tells how the sides of a split differ, SplitSide this node's part of that, with up to maxRanges ranges each.
+	SplitShow(ctx context.Context, resource string, maxRanges int) (*SplitReport, error)
+	SplitSide(ctx context.Context, resource string, r *SplitSideRequest) (*SplitSide, error)
+	SplitResolve(ctx context.Context, resource string, r *SplitResolveRequest) (*SplitResolution, error)
+
 	// Verify begins a comparison and returns at once; VerifyStatus says how far it is and, later, how it ended.
 	Verify(ctx context.Context, resource string, r *VerifyRequest) (*VerifyStatus, error)
 	VerifyStatus(ctx context.Context, resource string) (*VerifyStatus, error)

@@ -89,6 +89,14 @@ var calls = []struct {
 	}, []any{"Primary", "r0", PrimaryRequest{Force: true, Generation: 6}}, &RoleChange{Role: RolePrimary, Generation: 7}},
 	{"force report", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ForceReport(ctx, "r0") },
 		[]any{"ForceReport", "r0"}, &ForceReport{Resource: "r0", Generation: 7}},
+	{"split show", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.SplitShow(ctx, "r0", 9) },
+		[]any{"SplitShow", "r0", 9}, &SplitReport{Resource: "r0", Generation: 7}},
+	{"split side", fromMembers, func(ctx context.Context, c *Client) (any, error) {
+		return c.SplitSide(ctx, "r0", &SplitSideRequest{CheckUndo: true, Decision: 8})
+	}, []any{"SplitSide", "r0", SplitSideRequest{CheckUndo: true, Decision: 8}}, &SplitSide{Node: "b"}},
+	{"split resolve", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.SplitResolve(ctx, "r0", &SplitResolveRequest{Keep: "a", Undo: "/u", DryRun: true})
+	}, []any{"SplitResolve", "r0", SplitResolveRequest{Keep: "a", Undo: "/u", DryRun: true}}, &SplitResolution{Resource: "r0", Keep: "a"}},
 	{"secondary", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Secondary(ctx, "r0") },
 		[]any{"Secondary", "r0"}, &RoleChange{Role: RoleSecondary, Generation: 8}},
 	{"connect", fromLocal, func(ctx context.Context, c *Client) (any, error) {

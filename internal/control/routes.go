@@ -30,6 +30,7 @@ func (s *Server) routes(metrics http.Handler) http.Handler {
 		return n.Token(r.Context(), in)
 	}))
 	s.resourceRoutes(route)
+	s.splitRoutes(route)
 	route(OriginJoin, "POST /v1/join", post(func(r *http.Request, in *JoinRequest) (*JoinReply, error) {
 		return n.Join(r.Context(), originOf(r.Context()).Name, in)
 	}))
@@ -108,6 +109,20 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	}))
 	route(fromLocal, "POST /v1/resources/{name}/disconnect", post(func(r *http.Request, in *PeerRequest) (none, error) {
 		return none{}, n.Disconnect(r.Context(), r.PathValue("name"), in)
+	}))
+}
+
+// splitRoutes are the routes about splits. What one node knows of its own side is asked by the other ones, too.
+func (s *Server) splitRoutes(route func(OriginKind, string, http.HandlerFunc)) {
+	n := s.node
+	route(fromLocal, "POST /v1/resources/{name}/split", post(func(r *http.Request, in *SplitSideRequest) (*SplitReport, error) {
+		return n.SplitShow(r.Context(), r.PathValue("name"), in.MaxRanges)
+	}))
+	route(fromMembers, "POST /v1/resources/{name}/split/side", post(func(r *http.Request, in *SplitSideRequest) (*SplitSide, error) {
+		return n.SplitSide(r.Context(), r.PathValue("name"), in)
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/split/resolve", post(func(r *http.Request, in *SplitResolveRequest) (*SplitResolution, error) {
+		return n.SplitResolve(r.Context(), r.PathValue("name"), in)
 	}))
 }
 

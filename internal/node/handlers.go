@@ -42,6 +42,22 @@ func (n *Node) diskFailed(path string, f replication.DiskFailure) {
 	})
 }
 
+// handlerSplitBrain is run, where it exists, when a peer returns with data of the other side of a split.
+const handlerSplitBrain = "split-brain"
+
+// splitBrain runs the handler, and does not wait for it.
+func (n *Node) splitBrain(e replication.Event) {
+	if _, err := os.Stat(filepath.Join(n.dir.Handlers(), handlerSplitBrain)); err != nil {
+		return
+	}
+	facts := map[string]string{"RESOURCE": e.Resource, "NODE": n.config.Name, "PEER": e.Peer, "GENERATION": fmt.Sprint(e.Generation), "REASON": e.Reason}
+	n.loops.Go(func() {
+		if said, err := n.runHandler(n.ctx, handlerSplitBrain, facts); err != nil {
+			n.log.Error("handler", "name", handlerSplitBrain, "resource", e.Resource, "error", err, "output", said)
+		}
+	})
+}
+
 // runHandler runs an executable of the node's directory with the facts in its environment, as DUET_ and their names, and
 // returns the beginning of what it said.
 func (n *Node) runHandler(ctx context.Context, name string, facts map[string]string) (said string, err error) {

@@ -129,7 +129,7 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 		Arbiter: NewArbiter(n.quorum), Timing: timing, Logger: n.log,
 		Dial:   func(ctx context.Context, node string) (net.Conn, error) { return n.dial(ctx, node, mux.ChannelPeer) },
 		Revoke: func(string) { h.revoke() }, DiskFailed: func(f replication.DiskFailure) { n.diskFailed(replica.Path, f) },
-		Emit: n.emit,
+		Emit: n.emit, OpenUndo: n.openUndo,
 	}, Configuration(record))
 	if err != nil {
 		h.failure = err.Error()
@@ -151,6 +151,9 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 }
 
 func (n *Node) emit(e replication.Event) {
+	if e.Kind == replication.EventSplitBrain && e.To == string(control.ConnectionSplitBrain) {
+		n.splitBrain(e)
+	}
 	n.journal.add(control.Event{Time: e.Time, Resource: e.Resource, Peer: e.Peer, Kind: e.Kind, Old: e.From, New: e.To,
 		Generation: e.Generation, Message: e.Reason})
 }
