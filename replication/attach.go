@@ -48,7 +48,7 @@ func Format(meta MetadataFile, cfg FormatConfig) error {
 // Attach takes a disk and its metadata over: checks that they belong here and together, replays the activity log into
 // the bitmaps, and makes the replica usable. Call it before Start.
 func (r *Resource) Attach(disk Disk, meta MetadataFile) error {
-	opened, err := r.openReplica(&r.learned, disk, meta)
+	opened, err := r.openReplica(&r.learned, openedBy{disk: disk, meta: meta})
 	if err != nil {
 		return err
 	}
@@ -65,10 +65,18 @@ type openedReplica struct {
 	failed    string          // why it failed before, "" if it didn't
 }
 
+// openedBy is what an attach is given.
+type openedBy struct {
+	disk Disk
+	meta MetadataFile
+	// stale: writes of this Primary go to the disk before it has caught up with what it missed.
+	stale bool
+}
+
 // openReplica does the part of an attach that waits for the disk. It touches nothing of the control loop's.
-func (r *Resource) openReplica(conf *Configuration, rawDisk Disk, rawMeta MetadataFile) (*openedReplica, error) {
+func (r *Resource) openReplica(conf *Configuration, by openedBy) (*openedReplica, error) {
 	watch := newDiskWatch()
-	disk, meta := newWatchedDisk(rawDisk, watch), &watchedMetadata{rawMeta, watch}
+	disk, meta := newWatchedDisk(by.disk, watch), &watchedMetadata{by.meta, watch}
 	super, _, err := openSuperblock(meta)
 	if err != nil {
 		return nil, err
@@ -113,8 +121,11 @@ func (r *Resource) openReplica(conf *Configuration, rawDisk Disk, rawMeta Metada
 	beginCount(&sb)
 	sb.Incarnation, sb.BootID = r.cfg.Incarnation, r.cfg.BootID
 	if suspect {
-		sb.Inconsistent, sb.LastInSync = true, 0
-		sb.InconsistentSince = conf.Generation
+		sb.LastInSync = 0
+	}
+	if suspect || by.stale {
+		sb.Inconsistent, sb.InconsistentSince = true, conf.Generation
+		sb.JustCreated = sb.JustCreated && !by.stale
 	}
 	err = super.write(sb)
 	if err == nil {
@@ -200,6 +211,7 @@ func (r *Resource) diskFailed(local *localDisk, cause error) {
 		return
 	}
 	r.detached, r.failure = true, cause.Error()
+	r.endPull(nil)
 	r.emit("disk", "", "Failed", r.failure)
 	r.setGate()
 	r.tellDiskFailure(cause)
@@ -221,6 +233,9 @@ func (r *Resource) diskFailed(local *localDisk, cause error) {
 
 // settleStuck lets the requests whose local leg failed go on once it is known how.
 func (r *Resource) settleStuck() {
+	if r.detached && r.serving && r.selfAdding {
+		return // the outcome of its admission comes first
+	}
 	v := r.volume
 	sole := r.detached && r.serving && r.adopted.soleCopy(r.cfg.Node)
 	if r.detached && r.serving && !sole && r.adopted.inSync(r.cfg.Node) {
@@ -404,30 +419,18 @@ func (r *Resource) detach(clean bool) error {
 	if r.local == nil {
 		r.volume.end()
 		r.volume.close()
-		return r.volume.closeUndo()
+		return errors.Join(r.volume.closeUndo(), r.awaitFormer())
 	}
 	local := r.local
-	limit := time.AfterFunc(r.closeLimit(), func() { r.volume.giveUp(local, errors.New("it did not return while the resource was closed")) })
-	defer limit.Stop()
-	clean = clean && !r.detached
-	var syncErr error
-	if clean {
-		syncErr = r.local.disk.Sync()
-		if syncErr == nil {
-			syncErr = r.countDetached()
-		}
-		clean = syncErr == nil
-	}
-	storeErr := r.local.store.Close(clean)
+	err := r.closeDisk(&openedReplica{local: local, super: r.super, meta: r.meta}, clean && !r.detached)
 	r.volume.end()
 	r.volume.close()
-	undoErr := r.volume.closeUndo()
-	local.watch.giveUp(ErrClosed)
+	err = errors.Join(err, r.volume.closeUndo())
 	select {
 	case <-local.watch.idle:
-		return errors.Join(syncErr, storeErr, undoErr, r.meta.Close(), local.disk.Close())
+		return errors.Join(err, r.meta.Close(), local.disk.Close())
 	case <-time.After(r.closeLimit()):
 		what, age := local.watch.oldest()
-		return errors.Join(syncErr, storeErr, undoErr, fmt.Errorf("%s has not returned for %v, so the disk stays open until the process ends", what, age))
+		return errors.Join(err, fmt.Errorf("%s has not returned for %v, so the disk stays open until the process ends", what, age))
 	}
 }

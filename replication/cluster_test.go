@@ -384,6 +384,9 @@ func (c *testCluster) crash(name string) {
 	r.volume.end()         // who waits for the disk gets no answer any more
 	c.wiring.cut(name, "") // a process that is gone holds no connection
 	r.loops.Wait()
+	if r.former != nil {
+		<-r.former.closed
+	}
 	if r.local == nil {
 		return
 	}

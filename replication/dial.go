@@ -46,7 +46,7 @@ func (l *link) dialLoop() {
 		var mine hello
 		want := false
 		if r.call(r.ctx, func() {
-			if want = l.session == nil && !l.standAlone && !l.lost && !r.closing; want {
+			if want = l.session == nil && !l.standAlone && !l.lost && !r.closing && !r.holding; want {
 				mine = r.helloTo(l)
 			}
 		}) != nil {

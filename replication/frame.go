@@ -52,6 +52,9 @@ const (
 	FrameResyncSame    FrameType = 43 // the target has this content already
 	FrameResyncControl FrameType = 44 // whether the sender is paused, and how the source wants to be asked
 
+	FramePullRequest FrameType = 45 // a Primary wants its own disk brought up to date; payload: what that says of itself, as in Hello
+	FramePullStart   FrameType = 46 // the sender's bitmap follows; with FlagFull every block is to be copied, with FlagFailed nothing follows (payload: why)
+
 	FrameVerifyRequest FrameType = 48 // hash the blocks of this range
 	FrameVerifyHashes  FrameType = 49 // their hashes; with FlagHole nothing is stored there, with FlagFailed the error as text
 	FrameVerifyDiffers FrameType = 50 // runs of blocks that differ at the receiver
@@ -170,6 +173,9 @@ var frameRules = [...]frameRule{
 	FrameResyncCompare: {"ResyncCompare", rangeHashes, maxCompareBytes, MaxResyncBytes},
 	FrameResyncSame:    {"ResyncSame", rangeOnly, 0, MaxResyncBytes},
 	FrameResyncControl: {"ResyncControl", rangeNone, maxSmallBytes, 0},
+
+	FramePullRequest: {"PullRequest", rangeNone, MaxHandshakeBytes, 0},
+	FramePullStart:   {"PullStart", rangeNone, maxTextBytes, 0},
 
 	FrameVerifyRequest: {"VerifyRequest", rangeOnly, 0, MaxVerifyHoleBytes},
 	FrameVerifyHashes:  {"VerifyHashes", rangeOnly, maxHashesBytes, MaxVerifyHoleBytes},

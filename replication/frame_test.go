@@ -56,6 +56,8 @@ func exampleFrames() []struct {
 		{Header{Type: FrameVerifyDiffers, Generation: 41}, []byte{chunkPlain, 0, 3, 1}},
 		{Header{Type: FrameVerifyDone, Generation: 41}, []byte(`{"different-blocks":1,"repair":true}`)},
 		{Header{Type: FrameVerifyMarked}, nil},
+		{Header{Type: FramePullRequest, Seq: 3, Generation: 42}, []byte(`{"version":1}`)},
+		{Header{Type: FramePullStart, Flags: FlagFull, Seq: 3, Generation: 42}, nil},
 	}
 	for i := range frames {
 		frames[i].header.setPayload(frames[i].payload)
@@ -143,7 +145,7 @@ func TestDecodeHeaderErrors(t *testing.T) {
 		{"checksum bit", data, func(b []byte) { b[63] ^= 1 }, errFrameHeaderCRC},
 		{"type zero", Header{}, nil, errFrameType},
 		{"type in a gap", Header{Type: 8}, nil, errFrameType},
-		{"type in a larger gap", Header{Type: 45}, nil, errFrameType},
+		{"type in a larger gap", Header{Type: 47}, nil, errFrameType},
 		{"type above all", Header{Type: 53}, nil, errFrameType},
 		{"type at the top", Header{Type: 65535}, nil, errFrameType},
 		{"unknown flag", Header{Type: FramePing, Flags: 0x8000}, nil, errFrameFlags},

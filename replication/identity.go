@@ -15,7 +15,7 @@ func (r *Resource) helloTo(l *link) hello {
 		Role: r.role(), DiskState: r.diskState(), SizeBytes: r.volume.SizeBytes(), Volumes: 1,
 		Promised: sb.Promised, DataGeneration: sb.DataGeneration, LastInSync: sb.LastInSync,
 		Inconsistent: sb.Inconsistent, JustCreated: sb.JustCreated,
-		Recovered: r.recovered&bitmap.SlotBit(l.slot) != 0, Features: append(r.features.names(), verifyFeature),
+		Recovered: r.recovered&bitmap.SlotBit(l.slot) != 0, Features: append(r.features.names(), verifyFeature, pullFeature),
 	}
 	if l.slot < len(sb.Peers) && sb.Peers[l.slot].Name == l.node {
 		h.CompleteSince = sb.Peers[l.slot].CompleteSince

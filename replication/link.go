@@ -28,6 +28,7 @@ type link struct {
 	lost       bool          // a member whose session ended: its removal has to be committed
 	adding     bool          // its admission may be in flight
 	equal      bool          // it left in good order, with everything there is on stable media, and nothing was started since
+	goodbye    bool          // it was told that this node leaves
 	differs    time.Time     // since when a verify knows that it differs: it leaves the set whatever else happens; zero: not known to
 	reason     string
 	orphans    []*request // legs that wait for the commit
@@ -193,7 +194,7 @@ func (l *link) replaceWaiting(pending *pendingAccept) {
 
 // admitWaiting answers a data connection once the earlier session has ended and its removal is committed.
 func (l *link) admitWaiting() {
-	if l.waiting == nil || l.session != nil || l.lost {
+	if l.waiting == nil || l.session != nil || l.lost || l.resource.holding {
 		return
 	}
 	pending := l.waiting
@@ -243,7 +244,7 @@ func (r *Resource) stillTrue(mine, theirs *hello) bool {
 // install begins a session.
 func (l *link) install(mine *hello, theirs hello, data, ack net.Conn) {
 	r := l.resource
-	if l.session != nil || l.standAlone || l.lost || r.closing || !r.stillTrue(mine, &theirs) {
+	if l.session != nil || l.standAlone || l.lost || r.closing || r.holding || !r.stillTrue(mine, &theirs) {
 		select {
 		case l.wake <- struct{}{}: // the next attempt says what is so now
 		default:
@@ -279,8 +280,10 @@ func (r *Resource) sessionEnded(s *session) {
 	}
 	v.mu.Unlock()
 	for _, read := range reads {
-		v.resumeOnWorker(read, phaseLocal)
+		v.readAgain(read)
 	}
+	r.endPull(s)
+	l.goodbye = false
 	l.session, l.former, l.begun, l.adding = nil, s, false, false
 	l.reason = s.cause.Error()
 	r.emit("connection", l.node, "Connecting", l.reason)

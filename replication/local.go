@@ -29,6 +29,17 @@ func (v *Volume) executeLocal(r *request, b Batch) {
 		r.origin.answer(r, local, dead)
 		return
 	}
+	if r.op == opPull {
+		v.mu.Unlock()
+		if dead {
+			local = nil
+		}
+		v.storePull(r, local)
+		return
+	}
+	if r.op == opRead && v.stale {
+		local, dead = nil, false
+	}
 	if dead && r.op == opVerifyServe {
 		local, dead = nil, false // an application need not wait for what becomes of these
 	}
@@ -190,7 +201,7 @@ func (c *change) apply(disk Disk) error {
 // the page cache it is served at once; what would wait for the disk goes to a worker.
 func (v *Volume) read(r *request, b Batch) {
 	v.mu.Lock()
-	local, dead := v.local, v.localDead
+	local, dead := v.local, v.localDead || v.stale
 	v.mu.Unlock()
 	if local != nil && !dead {
 		if n, err := local.disk.ReadNowaitAt(r.p, int64(r.offsetBytes)); err == nil && n == len(r.p) {

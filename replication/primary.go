@@ -141,6 +141,16 @@ func (r *Resource) propose() {
 		r.start(p)
 		return
 	}
+	if r.selfAdding && !r.adopted.inSync(r.cfg.Node) {
+		p.Kind, p.Target, p.TargetIncarnation, p.TargetPromised = ProposeAdd, r.cfg.Node, r.cfg.Incarnation, r.superblock().Promised
+		r.start(p)
+		return
+	}
+	if r.leaving && r.adopted.inSync(r.cfg.Node) && len(r.adopted.InSync) > 1 && r.quiet() {
+		p.Kind, p.Reason = ProposeDetach, "detached by the operator"
+		r.start(p)
+		return
+	}
 	for _, l := range r.links {
 		if l.adding && l.session != nil && !r.adopted.inSync(l.node) {
 			p.Kind, p.Target, p.TargetIncarnation = ProposeAdd, l.node, l.session.hello.Incarnation
@@ -185,6 +195,12 @@ func (r *Resource) proposed(p Proposal, conf Configuration, err error) {
 	}
 	r.log.Warn("proposal", "kind", p.Kind, "target", p.Target, "generation", p.Generation, "error", err)
 	r.retryAt = time.Now().Add(r.cfg.Timing.RetryMin)
+	if errors.Is(err, ErrRejected) && p.Kind == ProposeAdd && p.Target == r.cfg.Node {
+		r.selfAdding = false
+		r.endPull(nil)
+		r.settleStuck()
+		return
+	}
 	if errors.Is(err, ErrRejected) && p.Kind == ProposeAdd {
 		if l := r.links[p.Target]; l != nil && l.session != nil {
 			l.session.fail(err)
@@ -215,6 +231,12 @@ func (r *Resource) gateOfState() (gate, string) {
 	}
 	if r.superseded() {
 		return gateSuspended, "another node is Primary"
+	}
+	if r.leaving && r.adopted.inSync(r.cfg.Node) {
+		return gateSuspended, "the disk is being detached"
+	}
+	if r.detached && r.selfAdding {
+		return gateSuspended, "waiting for the quorum to say whether the failed disk was taken into the in-sync set"
 	}
 	member := r.adopted.inSync(r.cfg.Node)
 	if r.detached && member {
@@ -290,6 +312,8 @@ func (r *Resource) fence(reason string) {
 		l.releaseOrphans(ErrFenced)
 		l.lost, l.adding, l.differs = false, false, time.Time{}
 	}
+	r.selfAdding, r.leaving = false, false
+	r.endPull(nil)
 	r.endDemotion(nil)
 }
 

@@ -90,6 +90,10 @@ func (s *session) handleControl(h *Header, payload []byte) error {
 		return s.controlled(h, payload)
 	case FrameResyncAbort:
 		return fmt.Errorf("%s gave the resync up: %s", s.peer, payload)
+	case FramePullRequest:
+		return s.pullAsked(h, payload)
+	case FramePullStart:
+		return s.pullStarted(h, payload)
 	case FrameVerifyRequest:
 		return s.verifyAsked(h)
 	case FrameVerifyHashes:
@@ -296,9 +300,22 @@ func (s *session) readReplied(in *frameReader, h *Header, b *burst) error {
 		return fmt.Errorf("%s answered read %d, which was not asked", s.peer, h.Seq)
 	}
 	if err := in.payload(h, r.p); err != nil {
-		v.resumeOnWorker(r, phaseLocal)
+		v.readAgain(r)
 		return err
+	}
+	if r.op == opPull {
+		v.pullArrived(r)
+		return nil
 	}
 	v.finishRead(r, b)
 	return nil
+}
+
+// readAgain does a read by another way, whose answer does not come.
+func (v *Volume) readAgain(r *request) {
+	if r.op == opPull {
+		v.dropPull(r)
+		return
+	}
+	v.resumeOnWorker(r, phaseLocal)
 }

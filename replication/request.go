@@ -19,6 +19,7 @@ const (
 	opResyncRead         // the source's read for a resync; holds the range until the target has written it
 	opVerify             // a Primary's comparison of a range with its peers; holds the range until all have answered
 	opVerifyServe        // a Secondary's part of it
+	opPull               // a block of a Primary's own disk that is brought up to date; holds the range until it is written
 )
 
 // phase is the step that a request takes next when a worker or a reopened gate resumes it.
@@ -60,6 +61,7 @@ type request struct {
 	packed     []*buffer     // opResyncRead: compressed pieces of the answer
 	hashes     []byte        // opResyncRead: of the target's blocks, nil for none
 	verify     *verifyRange
+	source     *session // opPull: who has it
 
 	// held is the disk whose extents r holds, and which its local leg is for: a disk that is attached later does not get it.
 	held      *localDisk
@@ -93,7 +95,7 @@ func (v *Volume) putRequest(r *request) {
 	r.p, r.payload, r.payloadCRC, r.err = nil, nil, 0, nil
 	r.began = 0
 	r.completion, r.origin, r.seq, r.epoch, r.verify, r.hashes = nil, nil, 0, 0, nil, nil
-	r.held = nil
+	r.held, r.source = nil, nil
 	v.requests.Put(r)
 }
 

@@ -51,6 +51,13 @@ type Resource struct {
 	detached   bool          // the disk failed or was never attached
 	failure    string        // why the disk is not used
 	slow       string        // what of the disk has not returned for long, and is waited for
+	occupied   string        // what an operator's command is doing with the disk; "": nothing
+	leaving    bool          // the Primary's disk is to be detached in good order
+	holding    bool          // no session may begin
+	former     *formerDisk   // not closed yet
+	pull       *pull         // the Primary's own disk is brought up to date; nil: it need not be, or nobody is there
+	pulls      uint64        // begun so far
+	selfAdding bool          // the admission of the Primary's own disk may be in flight
 	links      map[string]*link
 	proposal   bool // one is under way
 	retryAt    time.Time
@@ -204,6 +211,7 @@ func (r *Resource) reconcile() {
 	}
 	if r.serving {
 		r.engagePeers()
+		r.watchPull()
 		r.propose()
 	}
 	r.watchVerify()
@@ -295,6 +303,13 @@ func (r *Resource) adopt(conf Configuration) {
 	}
 	r.announce() // before the barrier that waits for a removed peer ends: who hears Stable must know of the removal
 	r.releaseRemoved()
+	if conf.inSync(r.cfg.Node) {
+		r.selfAdding = false
+		r.endPull(nil)
+	}
+	if r.leaving && r.serving && !conf.inSync(r.cfg.Node) {
+		r.leaveDisk()
+	}
 	if r.detached {
 		r.settleStuck()
 	}
@@ -306,6 +321,7 @@ func (r *Resource) actIn(conf *Configuration) {
 	v := r.volume
 	payload, err := configurationPayload(conf)
 	v.mu.Lock()
+	v.stale = conf.Primary == r.cfg.Node && !conf.inSync(r.cfg.Node)
 	v.generation, v.ackDurable, v.passOn = conf.Generation, conf.AckDurable, conf.OnIOError == OnIOErrorPassOn
 	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
 	var told []*frameWriter

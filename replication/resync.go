@@ -33,6 +33,7 @@ const (
 	resyncNone resyncRole = iota
 	resyncSource
 	resyncTarget
+	resyncPull // a Primary's, whose own disk is the target
 )
 
 // resyncState is one session's resync, guarded by Volume.mu.
@@ -55,6 +56,9 @@ type resyncState struct {
 	told       controlMessage   // to the peer, at last
 	peerPaused bool
 	order      resyncOrder // the source's, at the target
+
+	pull     uint64 // of a Primary's own disk: the number of the request for the peer's bitmap
+	answered bool   // which follows, or has come
 
 	// The target's.
 	cursor      uint64             // the next block to look at
@@ -91,8 +95,11 @@ func (s *session) clearSealedLocked() {
 		local.store.Clear(s.slot, sp.off, sp.n)
 	}
 	st.sealed = st.sealed[:0]
-	if st.final && st.role == resyncSource {
+	switch {
+	case st.final && st.role == resyncSource:
 		s.resource.post(func() { s.resource.resyncScanned(s) })
+	case st.final && st.role == resyncPull:
+		s.resource.post(func() { s.resource.pullScanned(s) })
 	}
 }
 
@@ -121,11 +128,21 @@ func (s *session) sendBitmap(store *bitmap.Store) error {
 func (s *session) mergeBitmap(payload []byte) error {
 	store := s.localStore()
 	if store == nil {
-		return ErrDiskFailed
+		return s.bitmapUnwanted()
 	}
 	return decodeBitmapChunk(payload, s.volume.sizeBytes.Load()/bitmap.BlockBytes, func(start, count uint64) {
 		store.Set(bitmap.SlotBit(s.slot), start*bitmap.BlockBytes, count*bitmap.BlockBytes)
 	})
+}
+
+// bitmapUnwanted is the result of a bitmap that meets no disk: for a Primary's own disk, whose failure ends no session, none.
+func (s *session) bitmapUnwanted() error {
+	s.volume.mu.Lock()
+	defer s.volume.mu.Unlock()
+	if s.resync.pull > 0 {
+		return nil
+	}
+	return ErrDiskFailed
 }
 
 // localStore is the attached metadata, nil when diskless.
@@ -143,16 +160,25 @@ func (s *session) localStore() *bitmap.Store {
 func (s *session) bitmapMerged() error {
 	store := s.localStore()
 	if store == nil {
-		return ErrDiskFailed
+		return s.bitmapUnwanted()
 	}
 	if err := store.Persist(bitmap.SlotBit(s.slot)); err != nil {
+		if s.bitmapUnwanted() == nil {
+			return nil // the disk is given up, the session isn't
+		}
 		return err
 	}
 	s.volume.mu.Lock()
-	role := s.resync.role
+	role, superseded := s.resync.role, s.resync.pull > 0 && !s.resync.answered
 	s.volume.mu.Unlock()
-	if role == resyncSource {
+	if superseded || role == resyncNone {
+		return nil
+	}
+	switch role {
+	case resyncSource:
 		return s.sendBitmap(store)
+	case resyncPull:
+		return s.pullReady()
 	}
 	return s.targetReady()
 }

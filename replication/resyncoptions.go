@@ -94,7 +94,7 @@ func (s *session) tell() {
 
 func (s *session) tellLocked() error {
 	st := &s.resync
-	if st.role == resyncNone || !s.features.control || s.closed {
+	if st.role == resyncNone || st.role == resyncPull || !s.features.control || s.closed {
 		return nil
 	}
 	m := controlMessage{Paused: s.volume.resyncs.paused}
@@ -191,7 +191,7 @@ func (s *session) paceStep() (wait time.Duration) {
 	s.meterLocked(active && s.resync.role == resyncSource)
 	var err error
 	switch {
-	case active && s.resync.role == resyncTarget:
+	case active && (s.resync.role == resyncTarget || s.resync.role == resyncPull):
 		wait = s.pullLocked()
 	case s.metered:
 		wait = s.controlLocked()

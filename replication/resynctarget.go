@@ -103,6 +103,10 @@ func (s *session) pullLocked() time.Duration {
 	}
 	if st.asked && !st.scanned && len(st.flights) == 0 {
 		st.scanned = true
+		if st.role == resyncPull {
+			s.resource.post(s.finishResync)
+			return 0
+		}
 		s.header = Header{Type: FrameResyncDone, Generation: s.generation}
 		s.header.setPayload([]byte("{}"))
 		s.dataWriter.append(&s.header, []byte("{}"))
@@ -117,6 +121,10 @@ func (s *session) askLocked(off, n uint64) {
 	f := &flight{off: off, n: n, next: off, left: n}
 	st.flights[st.nextSeq] = f
 	st.flyingBytes += n
+	if st.role == resyncPull {
+		s.askOwnLocked(f, st.nextSeq)
+		return
+	}
 	if st.compare && st.choice.next() {
 		s.applying++
 		s.volume.pool.submit(&comparison{s, f, st.nextSeq})
@@ -266,6 +274,12 @@ func (s *session) pieceWrittenLocked(seq, n uint64) {
 	s.observeLocked()
 	s.clearEarlyLocked(f.off, f.n)
 	if s.closed {
+		return
+	}
+	if st.role == resyncPull {
+		if s.pullLocked() > 0 {
+			s.wakePace()
+		}
 		return
 	}
 	s.header = Header{Type: FrameResyncWritten, Seq: seq, Offset: f.off, Length: f.n}

@@ -72,6 +72,15 @@ func (r *Resource) status() Status {
 	if r.detached && st.Reason == "" {
 		st.Reason = r.failure
 	}
+	if r.former != nil {
+		what, age := r.former.local.watch.oldest()
+		if what != "" {
+			st.Reason = fmt.Sprintf("%s on the former disk has not returned for %v", what, age.Round(time.Second))
+		}
+	}
+	if r.pull != nil && r.pull.refused != "" && st.Reason == "" {
+		st.Reason = "the disk can't be brought up to date: " + r.pull.refused
+	}
 	if st.Reason == "" {
 		st.Reason = r.slow
 	}
@@ -144,7 +153,7 @@ func (r *Resource) resyncOf(l *link, s *session, ps *PeerStatus, st *Status) {
 	progress := &ResyncStatus{Source: r.cfg.Node, Target: l.node, DoneBytes: s.resync.done, TotalBytes: s.resync.total, ETASeconds: -1}
 	running, paused := "SyncSource", "PausedSyncS"
 	ps.DiskState = "Inconsistent"
-	if s.resync.role == resyncTarget {
+	if s.resync.role == resyncTarget || s.resync.role == resyncPull {
 		progress.Source, progress.Target = l.node, r.cfg.Node
 		running, paused = "SyncTarget", "PausedSyncT"
 		ps.DiskState = "UpToDate"

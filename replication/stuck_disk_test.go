@@ -99,11 +99,11 @@ func TestPrimaryGoesOnWithoutAStuckDisk(t *testing.T) {
 				if reason := c.nodes["a"].resource.Status().Reason; !strings.Contains(reason, "has not returned for") {
 					t.Errorf("the reason is %q", reason)
 				}
-				c.writeSome("a", 10)
-				c.flush("a")
 				if err := c.tryRead("a", 65536, got); err != nil || string(got) != string(want) {
 					t.Errorf("read through the peer: other data, or %v", err)
 				}
+				c.writeSome("a", 10)
+				c.flush("a")
 				late := append([]byte(nil), c.nodes["b"].disk.p...)
 				release()
 				c.wait("everything has returned", func() bool { return c.nodes["a"].resource.local.watch.count() == 0 })

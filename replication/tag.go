@@ -49,15 +49,15 @@ func (r *Resource) finishCount(sb Superblock, disk Disk, write func(Superblock) 
 }
 
 // countDetached makes a copy of the disk that was taken while it was attached recognisable from then on.
-func (r *Resource) countDetached() error {
-	if _, err := r.local.disk.Tag(); err != nil {
+func (r *Resource) countDetached(o *openedReplica) error {
+	if _, err := o.local.disk.Tag(); err != nil {
 		return nil // the disk keeps no tag, which was said when it was attached
 	}
-	err := r.updateSuperblock(beginCount)
+	sb := o.super.superblock()
+	beginCount(&sb)
+	err := o.super.write(sb)
 	if err == nil {
-		err = r.finishCount(r.superblock(), r.local.disk, func(next Superblock) error {
-			return r.updateSuperblock(func(sb *Superblock) { sb.AttachCount = next.AttachCount })
-		})
+		err = r.finishCount(o.super.superblock(), o.local.disk, o.super.write)
 	}
 	if err != nil {
 		return fmt.Errorf("count the detachment: %w", err)

@@ -72,6 +72,7 @@ type Volume struct {
 	generation uint64     // tags every message of a Primary
 	ackDurable bool
 	passOn     bool            // OnIOErrorPassOn
+	stale      bool            // the Primary's own disk lacks writes: it gets new ones, and nothing is read from it
 	legs       []*session      // who gets each write, and must acknowledge it; replaced, never changed in place
 	outside    bitmap.SlotMask // the other replicas that do not get the writes
 	others     bitmap.SlotMask // all other replicas
@@ -165,12 +166,12 @@ func (v *Volume) Cache(_, _ uint64, b Batch, c Completion) { c.Complete(b, nil) 
 // Extents reports holes and data of the local disk, or all data when there is none.
 func (v *Volume) Extents(_ context.Context, off, n uint64, emit func(n uint64, hole, zero bool) error) error {
 	v.mu.Lock()
-	local, state := v.local, v.gate
+	local, state, stale := v.local, v.gate, v.stale
 	v.mu.Unlock()
 	if state == gateRefused || state == gateFenced {
 		return ErrNotPrimary
 	}
-	if local == nil {
+	if local == nil || stale {
 		return emit(n, false, false)
 	}
 	return local.disk.Extents(int64(off), int64(n), func(run int64, hole bool) error {
@@ -246,6 +247,9 @@ func (v *Volume) enter(r *request, b Batch) {
 	case opVerify:
 		v.startVerify(r)
 		return
+	case opPull:
+		v.startPull(r)
+		return
 	}
 	v.mu.Lock()
 	local := v.local
@@ -290,6 +294,12 @@ func (v *Volume) start(r *request, b Batch) {
 	v.mu.Lock()
 	if v.gate != gateOpen {
 		v.haltLocked(r, b)
+		return
+	}
+	if v.local != nil && r.held != v.local { // attached since: it gets this write, too
+		v.mu.Unlock()
+		r.releaseExtents()
+		v.enter(r, b)
 		return
 	}
 	if v.ackDurable {

@@ -21,6 +21,7 @@ type fakeNode struct {
 	peer      string
 	joined    *control.JoinRequest
 	resync    *control.ResyncRequest
+	disk      string // what was asked to be done with it
 	suspended *control.SuspendRequest
 	resized   *control.ResizeRequest
 	hang      bool
@@ -142,6 +143,16 @@ func (f *fakeNode) Resize(_ context.Context, _ string, r *control.ResizeRequest)
 	record := testRecord()
 	record.SizeBytes, record.Warnings = r.SizeBytes, []string{"the disks differ"}
 	return &record, f.failure
+}
+
+func (f *fakeNode) Detach(_ context.Context, resource string) error {
+	f.disk = "detach " + resource
+	return f.failure
+}
+
+func (f *fakeNode) Attach(_ context.Context, resource string) error {
+	f.disk = "attach " + resource
+	return f.failure
 }
 
 func (f *fakeNode) SuspendIO(_ context.Context, _ string, r *control.SuspendRequest) (*control.Suspension, error) {

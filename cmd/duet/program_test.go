@@ -242,6 +242,16 @@ func TestPeerArgument(t *testing.T) {
 	}
 }
 
+func TestDiskCommands(t *testing.T) {
+	node := healthy()
+	dir := serve(t, node)
+	for _, command := range []string{"attach r0", "detach r0"} {
+		if got := duet(t.Context(), dir, strings.Fields(command)...); got.code != 0 || node.disk != command {
+			t.Errorf("%v: exit code %d, asked %q", command, got.code, node.disk)
+		}
+	}
+}
+
 func TestCreateRequest(t *testing.T) {
 	node := healthy()
 	line := "resource create db --size 1TiB --on n1=/dev/sdb --on n2=/dev/sdc --metadata internal --promotion manual " +

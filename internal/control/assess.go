@@ -83,7 +83,7 @@ func assessDisk(node string, r *ResourceStatus) (string, string) {
 		switch d.DiskState {
 		case DiskFailed, DiskDiskless:
 			return fmt.Sprintf("the disk of %s can't be used%s", node, because(r.Reason)),
-				"check the disk, then restart this node"
+				fmt.Sprintf("check the disk, then `duet attach %s` on %s", r.Name, node)
 		}
 	}
 	return "", ""

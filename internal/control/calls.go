@@ -97,6 +97,23 @@ func (c *Client) Disconnect(ctx context.Context, resource string, r *PeerRequest
 	return c.aboutPeer(ctx, resource, "disconnect", r)
 }
 
+// Detach asks the node to stop using its disk of a resource.
+func (c *Client) Detach(ctx context.Context, resource string) error {
+	return c.aboutDisk(ctx, resource, "detach")
+}
+
+// Attach asks the node to use its disk of a resource again.
+func (c *Client) Attach(ctx context.Context, resource string) error {
+	return c.aboutDisk(ctx, resource, "attach")
+}
+
+func (c *Client) aboutDisk(ctx context.Context, resource, verb string) error {
+	if err := checkResource(resource); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, resourcePath(resource, verb), nil, nil)
+}
+
 // ResyncStatus asks for the progress of a resource's resync.
 func (c *Client) ResyncStatus(ctx context.Context, resource string) (*ResyncStatus, error) {
 	return aboutResource[ResyncStatus](ctx, c, http.MethodGet, resource, "resync", nil)

@@ -150,6 +150,9 @@ func (f *fakeNode) MakeRoom(_ context.Context, from string, r *MakeRoomRequest) 
 	return &Room{Incarnation: 7, Zeroes: true}, f.ask("MakeRoom", from, *r)
 }
 
+func (f *fakeNode) Detach(_ context.Context, resource string) error { return f.ask("Detach", resource) }
+func (f *fakeNode) Attach(_ context.Context, resource string) error { return f.ask("Attach", resource) }
+
 func (f *fakeNode) SuspendIO(_ context.Context, resource string, r *SuspendRequest) (*Suspension, error) {
 	return fakeSuspension(), f.ask("SuspendIO", resource, *r)
 }

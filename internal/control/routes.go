@@ -110,6 +110,12 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	route(fromLocal, "POST /v1/resources/{name}/disconnect", post(func(r *http.Request, in *PeerRequest) (none, error) {
 		return none{}, n.Disconnect(r.Context(), r.PathValue("name"), in)
 	}))
+	route(fromLocal, "POST /v1/resources/{name}/detach", post(func(r *http.Request, _ *none) (none, error) {
+		return none{}, n.Detach(r.Context(), r.PathValue("name"))
+	}))
+	route(fromLocal, "POST /v1/resources/{name}/attach", post(func(r *http.Request, _ *none) (none, error) {
+		return none{}, n.Attach(r.Context(), r.PathValue("name"))
+	}))
 }
 
 // splitRoutes are the routes about splits. What one node knows of its own side is asked by the other ones, too.

@@ -24,6 +24,13 @@ type held struct {
 	revoked chan struct{}
 }
 
+// whyNoDisk is why there is none here, as of when it was opened.
+func (h *held) whyNoDisk() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failure
+}
+
 // revocation is closed when clients must be cut off.
 func (h *held) revocation() <-chan struct{} {
 	h.mu.Lock()

@@ -51,7 +51,7 @@ func (n *Node) replica(resource string) (*replication.Resource, error) {
 	case h == nil:
 		return nil, control.Errorf(control.CodeRefused, "%s has no replica of %s", n.config.Name, resource)
 	case h.resource == nil:
-		return nil, control.Errorf(control.CodeRefused, "%s can't be used on %s: %s", resource, n.config.Name, h.failure)
+		return nil, control.Errorf(control.CodeRefused, "%s can't be used on %s: %s", resource, n.config.Name, h.whyNoDisk())
 	}
 	return h.resource, nil
 }

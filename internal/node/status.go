@@ -32,8 +32,8 @@ func (n *Node) Health(context.Context) control.Health {
 		return control.Health{Reason: "the node is still learning what the cluster has agreed on"}
 	}
 	for _, h := range n.resources {
-		if h.failure != "" {
-			return control.Health{Reason: h.name + ": " + h.failure}
+		if why := h.whyNoDisk(); why != "" {
+			return control.Health{Reason: h.name + ": " + why}
 		}
 	}
 	return control.Health{Ready: true}
@@ -122,7 +122,7 @@ const kib = 1024
 // resourceStatus joins what is committed with what this node sees.
 func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) control.ResourceStatus {
 	out := control.ResourceStatus{Name: r.Name, NodeID: -1, Role: control.RoleSecondary, WriteOrdering: "flush", SuspendedBy: control.SuspendedByNobody,
-		Generation: r.Generation, InSync: r.InSync, Primary: r.Primary, Reason: h.failure, Split: splitReplicas(r)}
+		Generation: r.Generation, InSync: r.InSync, Primary: r.Primary, Reason: h.whyNoDisk(), Split: splitReplicas(r)}
 	if replica, ok := r.Replica(n.config.Name); ok {
 		out.NodeID = replica.Slot
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"syscall"
 	"time"
+
+	"duet/replication"
 )
 
 // disturb lets happen what the plan says, except for what it skips.
@@ -250,8 +252,32 @@ func (w *world) diskFault(s *trouble, m *machine) {
 		if restart { // whoever lost its disk gets it back with the next start
 			w.killProcess(m)
 			w.later(away, func() { w.revive(m) })
+			return
 		}
+		w.exchange(m)
 	})
+}
+
+// exchange is an operator at a disk: one that was given up is attached again while the process runs, one that is in use is
+// detached for a while.
+func (w *world) exchange(m *machine) {
+	p := m.current()
+	replica := p.replica()
+	if replica == nil || p.dead() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, 10*time.Second)
+	defer cancel()
+	err := replica.Detach(ctx)
+	w.log.Info("OPERATOR detach", "node", m.name, "error", err)
+	pause(nil, 300*time.Millisecond)
+	err = replica.AttachDisk(ctx, func() (replication.Disk, replication.MetadataFile, error) {
+		return openDisk{m.data, p}, openDisk{m.meta, p}, nil
+	})
+	w.log.Info("OPERATOR attach", "node", m.name, "error", err)
+	if err == nil {
+		w.count(func(n *Counts) { n.Attached++ })
+	}
 }
 
 // operate is the operator: when nobody is Primary somebody is made Primary.

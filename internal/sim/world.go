@@ -56,6 +56,7 @@ type Counts struct {
 	Kills, PowerLosses, Blackouts, Cuts     int
 	Resets, DiskFaults, Promotions, Demands int
 	FullDisks, Looks, Marked                int
+	Attached                                int // disks, while their process ran
 	Exempt, Undecided                       int
 	Virtual                                 time.Duration
 }

@@ -27,10 +27,17 @@ func (s *stall) pass() bool {
 		s.begin()
 	}
 	s.mu.Unlock()
-	if released != nil {
-		<-released
+	if released == nil {
+		return false
 	}
-	return false
+	<-released
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left == 0 {
+		return false
+	}
+	s.done++
+	return true
 }
 
 // begin tells that the disk stalls; s.mu is held.
@@ -60,6 +67,17 @@ func (s *stall) release() {
 	s.left, s.released = 0, nil
 }
 
+// resume lets go of everybody who waits, and of whoever comes later; their changes are done.
+func (s *stall) resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.released == nil {
+		return
+	}
+	close(s.released)
+	s.left, s.released = -1, nil
+}
+
 func (s *stall) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,6 +91,9 @@ func (f *FS) StallAfter(changes int) <-chan struct{} { return f.stall.after(chan
 // LetGo ends the wait of processes that were killed. What they waited for is not done, nor is anything until the next
 // PowerCut.
 func (f *FS) LetGo() { f.stall.release() }
+
+// Resume ends a stall: what waits is done.
+func (f *FS) Resume() { f.stall.resume() }
 
 // Changes is how many changes and syncs were done so far.
 func (f *FS) Changes() int {

@@ -1,0 +1,236 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"duet/bitmap"
+)
+
+// reattach attaches the disk of a node again.
+func (c *testCluster) reattach(name string) error {
+	n := c.nodes[name]
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	return n.resource.AttachDisk(ctx, func() (Disk, MetadataFile, error) { return n.disk, n.meta, nil })
+}
+
+func (c *testCluster) detach(name string) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	if err := c.nodes[name].resource.Detach(ctx); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// keepWriting writes until stop is called, which returns when the last write has completed.
+func (c *testCluster) keepWriting(name string) (stop func()) {
+	ended := make(chan struct{})
+	var writers sync.WaitGroup
+	for i := range uint64(3) {
+		writers.Go(func() {
+			for round := uint64(0); ; round++ {
+				select {
+				case <-ended:
+					return
+				default:
+				}
+				off := (i*64 + round%64) * bitmap.BlockBytes
+				want := randomBytes(bitmap.BlockBytes)
+				got := make([]byte, len(want))
+				if err := c.tryWrite(name, off, want); err != nil {
+					c.t.Errorf("write: %v", err)
+					return
+				}
+				if err := c.tryRead(name, off, got); err != nil || string(got) != string(want) {
+					c.t.Errorf("read after write: other data, or %v", err)
+					return
+				}
+			}
+		})
+	}
+	return func() { close(ended); writers.Wait() }
+}
+
+// A disk is detached and attached again while the application writes: it notices nothing, and what is copied is what changed.
+func TestDetachAndAttach(t *testing.T) {
+	for _, node := range []string{"a", "b"} {
+		for _, load := range []bool{false, true} {
+			name := "Primary"
+			if node == "b" {
+				name = "Secondary"
+			}
+			if load {
+				name += " under load"
+			}
+			t.Run(name, func(t *testing.T) {
+				c := newTestCluster(t, "a", "b")
+				c.promote("a")
+				c.writeSome("a", 50)
+				c.flush("a")
+				stop := func() {}
+				if load {
+					stop = c.keepWriting("a")
+				}
+				c.detach(node)
+				if state := c.diskState(node); state != "Diskless" {
+					t.Errorf("the detached disk is %s", state)
+				}
+				if got := c.inSync(); strings.Contains(got, node) {
+					c.wait("it leaves the set", func() bool { return !strings.Contains(c.inSync(), node) })
+				}
+				for i := range uint64(10) {
+					c.write("a", (1000+i)*bitmap.BlockBytes, randomBytes(bitmap.BlockBytes))
+				}
+				before := c.nodes[node].disk.bytes.Load()
+				if err := c.reattach(node); err != nil {
+					t.Fatal(err)
+				}
+				c.wait("in sync again", c.allInSync)
+				copied := c.nodes[node].disk.bytes.Load() - before
+				stop()
+				c.flush("a")
+				c.equal()
+				if !load && copied != 10*bitmap.BlockBytes {
+					t.Errorf("%d bytes were copied, ten blocks changed", copied)
+				}
+				c.crash("a") // what is on disk says the same
+				c.wait("b takes over", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
+				c.start("a")
+				c.writeSome("b", 5)
+				c.wait("in sync once more", c.allInSync)
+				c.equal()
+			})
+		}
+	}
+}
+
+// A failed disk of the Primary comes back while the Primary serves, by a full resync.
+func TestFailedDiskIsAttachedAgain(t *testing.T) {
+	for _, operation := range []string{"write", "sync", "read"} {
+		t.Run(operation, func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 20)
+			stop := c.keepWriting("a")
+			c.nodes["a"].disk.failing(operation, errDetached)
+			c.flush("a")
+			if err := c.tryRead("a", 0, make([]byte, 4096)); err != nil {
+				t.Fatal(err)
+			}
+			c.wait("a leaves the set", func() bool { return c.inSync() == "[b]" })
+			c.nodes["a"].disk.fault.Store(nil)
+			if err := c.reattach("a"); err != nil {
+				t.Fatal(err)
+			}
+			c.wait("in sync again", c.allInSync)
+			stop()
+			c.flush("a")
+			c.equal()
+		})
+	}
+}
+
+// What was issued to a disk has to return before it is used again.
+func TestAttachWaitsForWhatIsStuck(t *testing.T) {
+	c := newStuckCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 5)
+	reached, release := stuckDisk(t, c.nodes["a"].disk, "write")
+	go func() {
+		if err := c.tryWrite("a", 8192, randomBytes(2*inlineBytes)); err != nil {
+			t.Error(err)
+		}
+	}()
+	<-reached
+	c.wait("a leaves the set", func() bool { return c.inSync() == "[b]" })
+	n := c.nodes["a"]
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	err := n.resource.AttachDisk(ctx, func() (Disk, MetadataFile, error) { return n.disk, n.meta, nil })
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "has not returned") {
+		t.Fatalf("attached, or %v", err)
+	}
+	if reason := n.resource.Status().Reason; !strings.Contains(reason, "on the former disk has not returned") {
+		t.Errorf("the reason is %q", reason)
+	}
+	stop := c.keepWriting("a")
+	release()
+	if err := c.reattach("a"); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("in sync again", c.allInSync)
+	stop()
+	c.flush("a")
+	c.equal()
+}
+
+// The last replica in sync keeps its disk; what is not there can't be detached, nor what is there be attached.
+func TestDetachIsRefused(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.write("a", 0, randomBytes(4096))
+	if err := c.reattach("a"); !errors.Is(err, ErrRefused) {
+		t.Errorf("attached twice: %v", err)
+	}
+	c.detach("b")
+	c.wait("b leaves the set", func() bool { return c.inSync() == "[a]" })
+	if err := c.nodes["b"].resource.Detach(t.Context()); !errors.Is(err, ErrRefused) {
+		t.Errorf("detached twice: %v", err)
+	}
+	if err := c.nodes["a"].resource.Detach(t.Context()); !errors.Is(err, ErrRefused) {
+		t.Errorf("the last one was detached: %v", err)
+	}
+	c.writeSome("a", 5)
+	if err := c.reattach("b"); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("in sync again", c.allInSync)
+	c.equal()
+}
+
+// The disk of a Primary fails again while it is brought up to date, and the peer is lost: what was acknowledged is there in
+// the end.
+func TestPullIsInterrupted(t *testing.T) {
+	for name, interrupt := range map[string]func(c *testCluster){
+		"disk fails": func(c *testCluster) {
+			c.nodes["a"].disk.failing("sync", errDetached)
+			c.flush("a")
+			c.wait("a gives it up", func() bool { return c.diskState("a") == "Failed" })
+			c.nodes["a"].disk.fault.Store(nil)
+			if err := c.reattach("a"); err != nil {
+				c.t.Fatal(err)
+			}
+		},
+		"Primary crashes": func(c *testCluster) {
+			c.crash("a")
+			c.start("a")
+			c.wait("b takes over", func() bool { return c.nodes["b"].resource.Promote(c.t.Context()) == nil })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 100)
+			c.detach("a")
+			c.writeSome("a", 100)
+			paused := true
+			c.change("a", ResyncChange{Paused: &paused})
+			if err := c.reattach("a"); err != nil {
+				t.Fatal(err)
+			}
+			c.wait("the pull is under way", func() bool { return c.nodes["a"].resource.Status().Resync != nil })
+			c.writeSome("a", 10)
+			interrupt(c)
+			paused = false
+			c.change("a", ResyncChange{Paused: &paused})
+			c.wait("in sync again", c.allInSync)
+			c.equal()
+		})
+	}
+}
