@@ -190,6 +190,15 @@ func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, e
 			next.InSync = []string{p.Node}
 		}
 		next.Primary, next.PrimaryIncarnation, next.PrimarySince, next.Clean = p.Node, p.Incarnation, next.Generation, false
+	case ProposeForce:
+		for i := range next.Replicas {
+			if r := &next.Replicas[i]; a.conf.inSync(r.Node) && r.Node != p.Node {
+				r.Fork = Fork{At: next.Generation, Peer: p.Node, Base: p.Base}
+			}
+		}
+		next.InSync, next.ForcedAt = []string{p.Node}, next.Generation
+		next.replica(p.Node).AdmittedAt, next.replica(p.Node).LeftAt = next.Generation, 0
+		next.Primary, next.PrimaryIncarnation, next.PrimarySince, next.Clean = p.Node, p.Incarnation, next.Generation, false
 	case ProposeDemote:
 		next.Primary, next.PrimaryIncarnation, next.Clean = "", 0, p.Clean
 	case ProposeRemove:

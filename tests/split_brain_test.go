@@ -344,3 +344,91 @@ func TestSplitOfThree(t *testing.T) {
 	s.identical("r0")
 	s.undone(a, undo, diskA)
 }
+
+// A Primary that hangs while another is forced goes on where it stopped when it comes to: its clients are cut off, and what it has is
+// the other side of a split.
+func TestForcedWhileThePrimaryHangs(t *testing.T) {
+	s := start(t)
+	s.create("r0", "64MiB")
+	a, b := s.Node("a"), s.Node("b")
+	onA, onB := newRecorder(0, 8192), newRecorder(4096, 12288)
+	l := onA.begin(t, a.URI("r0"))
+	l.waitWrites(t, 100)
+	s.kill(b)
+	s.inSyncAre(a, "a")
+	l.waitWrites(t, 100)
+	if err := a.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	s.restart(b)
+	s.force(b)
+	other := onB.begin(t, b.URI("r0"))
+	other.waitWrites(t, 100)
+	if err := a.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	<-l.done
+	s.splitBrain(a, b)
+	s.splitBrain(b, a)
+	diskA := s.copyDisk(a)
+	undo := s.resolve(a, "--keep", "b")
+	s.inSync("r0")
+	if err := other.end(); err != nil {
+		t.Fatal(err)
+	}
+	onB.verify(t, b.URI("r0"))
+	s.identical("r0")
+	if content := s.duet(a, "split", "show", "r0"); !strings.Contains(content, "no split") {
+		t.Errorf("split show: %s", content)
+	}
+	if info, err := os.Stat(undo); err != nil || info.Size() < 8192 || diskA == "" {
+		t.Errorf("undo file: %v, %v", info, err)
+	}
+}
+
+// A disk that a resync has overwritten in part becomes Primary only on the operator's second word. What it has in common with the other
+// side nothing tells, so a resolution compares every block.
+func TestForcedMixture(t *testing.T) {
+	s := start(t)
+	s.create("r0", "64MiB")
+	a, b := s.Node("a"), s.Node("b")
+	onA := newRecorder(0, 16384)
+	l := onA.begin(t, a.URI("r0"))
+	l.waitWrites(t, 100)
+	s.kill(b)
+	s.inSyncAre(a, "a")
+	l.waitWrites(t, 2000)
+	if err := l.end(); err != nil {
+		t.Fatal(err)
+	}
+	s.duet(a, "resync", "set", "r0", "--max-rate", "1MiB")
+	s.restart(b)
+	s.until(b, "r0", "a resync that is under way", func(r *cluster.Resource) error {
+		if r.DiskState() != "Inconsistent" || r.Resync == nil || r.Resync.DoneKiB == 0 {
+			return fmt.Errorf("%s, %+v", r.DiskState(), r.Resync)
+		}
+		return nil
+	})
+	s.kill(a)
+	s.until(b, "r0", "the mixture to be refused", func(*cluster.Resource) error {
+		result, err := b.Command(t.Context(), "primary", "r0", "--force", "--yes")
+		if err == nil && !strings.Contains(result.Stderr, "a mixture of old and new blocks") {
+			err = fmt.Errorf("says %q", result.Stderr)
+		}
+		return err
+	})
+	s.duet(b, "primary", "r0", "--force", "--yes", "--accept-inconsistent")
+	s.restart(a)
+	s.splitBrain(a, b)
+	s.duet(b, "secondary", "r0")
+	if planned := s.duet(a, "split", "resolve", "r0", "--keep", "a", "--dry-run"); !strings.Contains(planned, "every block is compared") {
+		t.Errorf("dry run: %s", planned)
+	}
+	diskB := s.copyDisk(b)
+	undo := s.resolve(a, "--keep", "a")
+	s.promote(a, "r0")
+	s.inSync("r0")
+	onA.verify(t, a.URI("r0"))
+	s.identical("r0")
+	s.undone(b, undo, diskB)
+}
