@@ -166,7 +166,7 @@ type recordArbiter struct {
 	silent bool
 }
 
-func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, error) {
+func (a *recordArbiter) Propose(ctx context.Context, p Proposal) (Configuration, error) {
 	a.mu.Lock()
 	before := a.before
 	a.mu.Unlock()
@@ -175,6 +175,9 @@ func (a *recordArbiter) Propose(_ context.Context, p Proposal) (Configuration, e
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if ctx.Err() != nil {
+		return Configuration{}, ctx.Err() // whoever asked is dead
+	}
 	if a.silent {
 		return Configuration{}, errors.New("no majority")
 	}

@@ -60,8 +60,9 @@ func (c *testCluster) settled() bool {
 		return false
 	}
 	for _, n := range c.nodes {
-		for _, p := range n.resource.Status().Peers {
-			if p.OutOfSyncBytes != 0 || p.ReplicationState == "SyncSource" || p.ReplicationState == "SyncTarget" {
+		st := n.resource.Status()
+		for _, p := range st.Peers {
+			if st.Role == "Primary" && p.ConnectionState != "Connected" || p.OutOfSyncBytes != 0 || p.ReplicationState == "SyncSource" || p.ReplicationState == "SyncTarget" {
 				return false
 			}
 		}
