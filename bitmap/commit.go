@@ -139,8 +139,8 @@ func (s *Store) commit(b batch) error {
 	if len(b.updates) == 0 {
 		return s.Err()
 	}
-	s.ringMu.Lock()
-	defer s.ringMu.Unlock()
+	s.ringMu.lock()
+	defer s.ringMu.unlock()
 	if !sabotageEvictUnsaved {
 		if err := s.persistEvicted(b.evicted); err != nil {
 			return err

@@ -21,8 +21,8 @@ type Growth struct {
 // the other. Requests that hold their extents go on meanwhile; who wants a cold one, or has bits made durable, waits. After an error
 // the Store is failed.
 func (s *Store) Grow(g Growth) error {
-	s.ringMu.Lock()
-	defer s.ringMu.Unlock()
+	s.ringMu.lock()
+	defer s.ringMu.unlock()
 	s.ioMu.lock()
 	defer s.ioMu.unlock()
 	if err := s.Err(); err != nil {

@@ -47,7 +47,7 @@ type Store struct {
 	buffer        []byte
 
 	// writer is the commit loop's while that runs, and the closer's afterwards; both take ringMu.
-	ringMu    sync.Mutex
+	ringMu    ioLock
 	writer    *logWriter
 	logBuffer []byte
 
@@ -84,6 +84,7 @@ func newStore(r Region, cfg Config) *Store {
 		onFull: cfg.OnFull,
 
 		saving:    map[pageID]struct{}{},
+		ringMu:    newIOLock(),
 		ioMu:      newIOLock(),
 		buffer:    make([]byte, diskBlockBytes),
 		logBuffer: make([]byte, diskBlockBytes),
@@ -193,8 +194,8 @@ func (s *Store) close(clean bool) error {
 	<-s.done
 	held := s.Stats().HeldExtents
 
-	s.ringMu.Lock()
-	defer s.ringMu.Unlock()
+	s.ringMu.lock()
+	defer s.ringMu.unlock()
 	s.ioMu.lock()
 	defer s.ioMu.unlock()
 	s.closed = true

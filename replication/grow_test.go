@@ -200,3 +200,47 @@ func TestRoomIsRefused(t *testing.T) {
 		t.Errorf("a failed disk: %v", err)
 	}
 }
+
+// A member that a Primary refuses is waited for, and no write is acknowledged without it: it leaves the set first.
+func TestRefusedMemberIsWaitedFor(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	a, b := c.nodes["a"].resource, c.nodes["b"].resource
+	b.volume.sizeBytes.Store(2 * testDeviceBytes) // as if b had promised a size that a does not know
+	end := func() {
+		b.post(func() {
+			if l := b.links["a"]; l.session != nil {
+				l.session.fail(errors.New("ended by the test"))
+			}
+		})
+	}
+	end()
+	c.wait("a session that knows of it", func() bool {
+		size := make(chan uint64, 1)
+		a.post(func() {
+			if s := a.links["b"].session; s != nil {
+				size <- s.hello.SizeBytes
+				return
+			}
+			size <- 0
+		})
+		return <-size == 2*testDeviceBytes
+	})
+	c.promote("a")
+	done := c.begin("a", 0)
+	c.parked("a")
+	select {
+	case err := <-done:
+		t.Fatalf("a write was answered without b: %v", err)
+	default:
+	}
+	if st := a.Status(); !st.Suspended || len(c.arbiter.record().InSync) != 2 {
+		t.Fatalf("status is %+v", st)
+	}
+	b.volume.sizeBytes.Store(testDeviceBytes)
+	end()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	c.wait("b in sync", c.allInSync)
+	c.equal()
+}

@@ -81,6 +81,9 @@ func (c *client) step() {
 	if c.random.IntN(3) == 0 { // one that hardly anybody writes again: what becomes of it is seen in the end
 		block = c.random.Int64N(deviceBytes / pageBytes)
 	}
+	if blocks := int64(c.nbd.SizeBytes() / pageBytes); blocks > deviceBytes/pageBytes && c.random.IntN(4) == 0 { // what it has grown by
+		block = deviceBytes/pageBytes + c.random.Int64N(blocks-deviceBytes/pageBytes)
+	}
 	switch n := c.random.IntN(100); {
 	case n < 50:
 		c.write(ctx, block, n < 5)

@@ -55,7 +55,7 @@ type Counts struct {
 	Writes, Reads, Flushes                  int
 	Kills, PowerLosses, Blackouts, Cuts     int
 	Resets, DiskFaults, Promotions, Demands int
-	FullDisks, Looks, Marked                int
+	FullDisks, Looks, Marked, Growths       int
 	Attached                                int // disks, while their process ran
 	Exempt, Undecided                       int
 	Virtual                                 time.Duration
@@ -103,7 +103,7 @@ func newWorld(plan Plan) *world {
 	for i, name := range []string{"a", "b", "c"}[:plan.Replicas] {
 		stream := func(n uint64) *rand.Rand { return rand.New(rand.NewPCG(plan.Seed, 10+2*uint64(i)+n)) }
 		w.machines = append(w.machines, &machine{name: name, kind: quorum.Data, storage: newStorage(),
-			data: newDisk(deviceBytes, stream(0)), meta: newDisk(replication.MetadataBytes(deviceBytes, logExtents), stream(1))})
+			data: newDisk(largestBytes, stream(0)), meta: newDisk(20*replication.MetadataBytes(largestBytes, logExtents), stream(1))})
 	}
 	w.machines = append(w.machines, &machine{name: "w", kind: quorum.Witness, storage: newStorage()})
 	return w
@@ -270,6 +270,7 @@ func (w *world) run() {
 		load.Go(func() { w.newClient(i).run() })
 	}
 	load.Go(w.lookNowAndThen)
+	load.Go(w.growNowAndThen)
 	w.disturb()
 	w.stopped.Store(true)
 	w.pacify()
@@ -416,7 +417,7 @@ func (w *world) compare(stopOperator func()) {
 	r := w.look()
 	for i, name := range r.InSync[1:] {
 		a, b := w.machine(r.InSync[i]), w.machine(name)
-		if page, differ := a.data.differs(b.data, deviceBytes); differ {
+		if page, differ := a.data.differs(b.data, int64(r.SizeBytes)); differ {
 			w.problem("%s and %s are both in sync and differ in block %d", a.name, b.name, page)
 		}
 	}
