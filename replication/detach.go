@@ -260,6 +260,9 @@ func (r *Resource) AttachDisk(ctx context.Context, open func() (Disk, MetadataFi
 		if r.serving != serving {
 			return false, fmt.Errorf("%w: the role changed meanwhile; try again", ErrRefused)
 		}
+		if o.super.superblock().SizeBytes != r.volume.SizeBytes() {
+			return false, fmt.Errorf("%w: the size changed meanwhile; try again", ErrRefused)
+		}
 		if !serving && !r.endSessions() {
 			return false, nil
 		}
