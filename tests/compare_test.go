@@ -62,6 +62,38 @@ func sameWhereData(a, b *os.File) error {
 	}
 }
 
+// differentBytes is how much of two files differs, in whole blocks of 4 KiB, wherever the second has data.
+func differentBytes(left, right string) (different int64, err error) {
+	const block = 4096
+	a, err := os.Open(right)
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.Open(left)
+	if err != nil {
+		return 0, errors.Join(err, a.Close())
+	}
+	p, q := make([]byte, block), make([]byte, block)
+	begin, end := int64(0), int64(0)
+	for {
+		if begin, end, err = nextData(a, end); err != nil {
+			break
+		}
+		for offset := begin / block * block; offset < end; offset += block {
+			if err := readBoth(a, b, p, q, offset); err != nil {
+				return 0, errors.Join(err, a.Close(), b.Close())
+			}
+			if firstDifference(p, q) >= 0 {
+				different += block
+			}
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return different, errors.Join(err, a.Close(), b.Close())
+}
+
 // nextData finds the next range with data at or after offset; io.EOF when there is none.
 func nextData(f *os.File, offset int64) (begin, end int64, err error) {
 	begin, err = f.Seek(offset, unix.SEEK_DATA)
