@@ -319,6 +319,33 @@ func (c Detach) apply(s *State) (string, error) {
 	return c.Resource, nil
 }
 
+func (c ReplaceDisk) apply(s *State) (string, error) {
+	r, err := s.edit(c.Resource, c.Generation)
+	if err != nil {
+		return c.Resource, err
+	}
+	if err := s.current(c.Node, c.Incarnation); err != nil {
+		return c.Resource, err
+	}
+	p := r.replica(c.Node)
+	switch {
+	case p == nil:
+		return c.Resource, refusef("%s has no replica of %s", c.Node, r.Name)
+	case r.IsInSync(c.Node):
+		return c.Resource, refusef("the replica of %s is in sync; it has to leave the set first", c.Node)
+	case p.Fork.At != 0 && p.Discard.At == 0:
+		return c.Resource, refusef("%s is a side of a split since generation %d, and nobody decided to give its data up", c.Node, p.Fork.At)
+	case c.Path == "" || len(c.Path) > maxPath || len(c.Metadata) > maxPath:
+		return c.Resource, refusef("the replica of %s needs a path, and no path may be longer than %d bytes", c.Node, maxPath)
+	}
+	p.Path, p.Metadata = c.Path, c.Metadata
+	// The generation in which it left is now: whatever a Primary knows of the disk before says nothing of this one.
+	p.LeftAt, p.AdmittedAt, p.AdmittedBoot, p.Promised = r.Generation+1, 0, "", 0
+	r.advance(c.kind(), reasonAbout(c.Node, "on "+c.Path))
+	r.stamp(c.Now)
+	return c.Resource, nil
+}
+
 // reasonAbout names the replica in the reason that history keeps.
 func reasonAbout(target, reason string) string {
 	if reason == "" {

@@ -92,6 +92,23 @@ func detach(generation uint64) Detach {
 	return Detach{Resource: "r", Generation: generation, Proposer: "a", ProposerInc: 1}
 }
 
+func replaceDisk(generation uint64, node, path string) ReplaceDisk {
+	return ReplaceDisk{Resource: "r", Generation: generation, Node: node, Incarnation: 1, Path: path}
+}
+
+// A replaced disk is one that was never in sync, whatever its replica was.
+func TestReplaceDisk(t *testing.T) {
+	s := must(t, served(t), remove(2, "b"), replaceDisk(3, "b", "/dev/new"))
+	r := s.Resources["r"]
+	got := r.replica("b")
+	if got.Path != "/dev/new" || got.Metadata != "" || got.LeftAt != 4 || got.AdmittedAt != 0 || got.Promised != 0 || r.IsInSync("b") || r.Generation != 4 {
+		t.Errorf("%+v in generation %d", got, r.Generation)
+	}
+	if last := r.History[len(r.History)-1]; last.Kind != "replace-disk" || !strings.Contains(last.Reason, "/dev/new") {
+		t.Errorf("history says %+v", last)
+	}
+}
+
 func TestGuards(t *testing.T) {
 	with := func(build func(*testing.T) *State, more ...Command) func(*testing.T) *State {
 		return func(t *testing.T) *State { return must(t, build(t), more...) }
@@ -157,6 +174,15 @@ func TestGuards(t *testing.T) {
 		{"detach of the last member", with(served, remove(2, "b"), remove(3, "c")), detach(4), codeRefused, "last"},
 		{"detach by another", served, Detach{Resource: "r", Generation: 2, Proposer: "b", ProposerInc: 1}, codeRefused, "Primary of r is a"},
 		{"restart of a diskless Primary", with(served, detach(2), register("a", 2, 1)), promote(3, "a", 2), codeRefused, "not in sync"},
+
+		{"replace a disk", with(served, remove(2, "b")), replaceDisk(3, "b", "/dev/new"), codeOK, ""},
+		{"replace the disk of the Primary", with(served, detach(2)), replaceDisk(3, "a", "/dev/new"), codeOK, ""},
+		{"replace a disk in sync", served, replaceDisk(2, "b", "/dev/new"), codeRefused, "in sync"},
+		{"replace a disk without a path", with(served, remove(2, "b")), replaceDisk(3, "b", ""), codeRefused, "needs a path"},
+		{"replace a disk that is not there", with(served, remove(2, "b")), replaceDisk(3, "w", "/dev/new"), codeRefused, "no replica"},
+		{"replace a disk by an old process", with(served, remove(2, "b"), register("b", 2, 1)), replaceDisk(3, "b", "/dev/new"), codeRefused, "incarnation 2"},
+		{"replace a disk late", with(served, remove(2, "b"), remove(3, "b")), replaceDisk(3, "b", "/dev/new"), codeStale, ""},
+		{"late add after a replacement", with(served, remove(2, "b"), replaceDisk(3, "b", "/dev/new")), add(3, "b", 1, 0), codeStale, ""},
 
 		{"grow", with(cluster, create("a", "b", "c")), growTo(1, 2*size, true), codeOK, ""},
 		{"grow with a Primary", served, growTo(2, 2*size, true), codeOK, ""},
@@ -576,7 +602,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 		InitCluster{ClusterID: "x", Node: "a", Address: "a:1", Kind: Data}, register("a", 3, 1),
 		AddToken{ID: "t", Expires: 2, Now: 1}, join("t", "d", 5), RemoveNode{Node: "b", Generations: map[string]uint64{"r": 7}},
 		create("a", "b"), DeleteResource{Resource: "r", Generation: 4}, promote(1, "a", 2), demote(2, "a", true),
-		remove(3, "b"), add(4, "b", 1, 2), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), growTo(8, 2*size, true), mark{},
+		remove(3, "b"), add(4, "b", 1, 2), replaceDisk(3, "b", "/dev/new"), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), growTo(8, 2*size, true), mark{},
 	}
 	if len(commandDecoders()) != len(commands) {
 		t.Errorf("%d decoders, %d commands here", len(commandDecoders()), len(commands))

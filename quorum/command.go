@@ -148,6 +148,17 @@ type Detach struct {
 	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
 }
 
+// ReplaceDisk gives Node's replica, which is not in sync, another disk. It was never in sync: what it holds is copied there first.
+type ReplaceDisk struct {
+	Resource    string `json:"resource"`
+	Generation  uint64 `json:"generation"`
+	Node        string `json:"node"`
+	Incarnation uint64 `json:"incarnation"`
+	Path        string `json:"path"`
+	Metadata    string `json:"metadata"`
+	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
+}
+
 // GrowResource gives a resource a larger size. Prepared has, for each replica and nobody else, the incarnation of the process that
 // has made room for it. Equal says that the new parts of the disks are the same everywhere; else the Primary's is what counts.
 type GrowResource struct {
@@ -175,6 +186,7 @@ func (Demote) kind() string         { return "demote" }
 func (RemoveInSync) kind() string   { return "remove-in-sync" }
 func (AddInSync) kind() string      { return "add-in-sync" }
 func (Detach) kind() string         { return "detach" }
+func (ReplaceDisk) kind() string    { return "replace-disk" }
 func (Force) kind() string          { return "force" }
 func (ResolveSplit) kind() string   { return "resolve-split" }
 func (GrowResource) kind() string   { return "grow" }
@@ -249,6 +261,7 @@ func commandDecoders() map[string]func([]byte) (Command, error) {
 	addDecoder[RemoveInSync](decoders)
 	addDecoder[AddInSync](decoders)
 	addDecoder[Detach](decoders)
+	addDecoder[ReplaceDisk](decoders)
 	addDecoder[Force](decoders)
 	addDecoder[ResolveSplit](decoders)
 	addDecoder[GrowResource](decoders)

@@ -58,7 +58,7 @@ func (m *machine) command(t *rapid.T) Command {
 	node := nodeName().Draw(t, "node")
 	proposer, proposerInc := m.proposer(t)
 	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "remove", "add", "add", "detach", "register", "register",
-		"create", "delete", "remove-node", "force", "keep", "grow"}).Draw(t, "kind") {
+		"create", "delete", "remove-node", "force", "keep", "grow", "replace"}).Draw(t, "kind") {
 	case "promote":
 		return Promote{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 	case "demote":
@@ -71,6 +71,8 @@ func (m *machine) command(t *rapid.T) Command {
 			Target: node, TargetInc: m.incarnation(t, node), TargetPromised: m.generation(t)}
 	case "detach":
 		return Detach{Resource: "r", Generation: m.generation(t), Proposer: proposer, ProposerInc: proposerInc}
+	case "replace":
+		return ReplaceDisk{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node), Path: "/dev/other"}
 	case "force":
 		c := Force{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 		if r := m.resource(); r != nil && r.replica(node) != nil && rapid.Bool().Draw(t, "base") {

@@ -139,3 +139,55 @@ func TestStuckDisk(t *testing.T) {
 		})
 	}
 }
+
+// Another disk takes the place of the one that a node had, under load: it gets everything, the application meets no error, and a
+// restart of the daemon uses it. A disk that holds something is refused, and nothing has changed then.
+func TestReplaceDisk(t *testing.T) {
+	for _, name := range []string{"a", "b"} {
+		t.Run(map[string]string{"a": "Primary", "b": "Secondary"}[name], func(t *testing.T) {
+			s := start(t)
+			s.create("r0", "64MiB")
+			primary, node := s.Node("a"), s.Node(name)
+			run(t, "qemu-io", "-f", "raw", "-c", "write -P 0x11 0 32M", "-c", "flush", primary.URI("r0"))
+			r := newRecorder(1024, 2048)
+			l := r.begin(t, primary.URI("r0"))
+			l.waitWrites(t, 200)
+			old, fresh := s.Disk(name, "r0"), filepath.Join(s.dir, "fresh.img")
+			s.refused(node, refusal{arguments: []string{"attach", "r0", "--disk", fresh}, code: exitRefused})
+			s.duet(node, "detach", "r0")
+			s.inSyncAre(primary, map[string]string{"a": "b", "b": "a"}[name])
+			used := filepath.Join(s.dir, "used.img")
+			if err := os.WriteFile(used, []byte(strings.Repeat("data", 16<<20)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.refused(node, refusal{arguments: []string{"attach", "r0", "--disk", used}, code: exitRefused})
+			if record := s.duet(node, "resource", "show", "r0"); !strings.Contains(record, old) {
+				t.Errorf("the record has changed:\n%s", record)
+			}
+			s.duet(node, "attach", "r0", "--disk", fresh)
+			if record := s.duet(primary, "resource", "show", "r0"); !strings.Contains(record, fresh) || strings.Contains(record, old) {
+				t.Errorf("the record is\n%s", record)
+			}
+			s.inSync("r0")
+			l.waitWrites(t, 200)
+			if err := l.end(); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(old, old+".old"); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(fresh, old); err != nil { // for identical
+				t.Fatal(err)
+			}
+			r.verify(t, primary.URI("r0"))
+			s.identical("r0")
+			s.stop(node)
+			s.restart(node)
+			if name == "a" {
+				s.promote(primary, "r0")
+			}
+			s.inSync("r0")
+			r.verify(t, primary.URI("r0"))
+		})
+	}
+}

@@ -150,8 +150,11 @@ func (f *fakeNode) Detach(_ context.Context, resource string) error {
 	return f.failure
 }
 
-func (f *fakeNode) Attach(_ context.Context, resource string) error {
+func (f *fakeNode) Attach(_ context.Context, resource string, r *control.AttachRequest) error {
 	f.disk = "attach " + resource
+	if r.Path != "" {
+		f.disk += " --disk " + r.Path
+	}
 	return f.failure
 }
 

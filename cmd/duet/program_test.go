@@ -245,7 +245,7 @@ func TestPeerArgument(t *testing.T) {
 func TestDiskCommands(t *testing.T) {
 	node := healthy()
 	dir := serve(t, node)
-	for _, command := range []string{"attach r0", "detach r0"} {
+	for _, command := range []string{"attach r0", "detach r0", "attach r0 --disk /dev/sdc"} {
 		if got := duet(t.Context(), dir, strings.Fields(command)...); got.code != 0 || node.disk != command {
 			t.Errorf("%v: exit code %d, asked %q", command, got.code, node.disk)
 		}

@@ -83,7 +83,7 @@ func assessDisk(node string, r *ResourceStatus) (string, string) {
 		switch d.DiskState {
 		case DiskFailed, DiskDiskless:
 			return fmt.Sprintf("the disk of %s can't be used%s", node, because(r.Reason)),
-				fmt.Sprintf("check the disk, then `duet attach %s` on %s", r.Name, node)
+				fmt.Sprintf("check the disk, then `duet attach %s` on %s, or with --disk PATH for another one", r.Name, node)
 		}
 	}
 	return "", ""

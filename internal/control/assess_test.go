@@ -40,7 +40,7 @@ func TestAssess(t *testing.T) {
 			"I/O waits (no quorum)", "bring back the nodes that are missing (`duet node list`); I/O goes on by itself"},
 		{"no majority", "a", base(func(r *ResourceStatus) { r.Devices[0].Quorum = false }),
 			"a reaches no majority of the cluster: nothing can change", "bring back the nodes that are missing (`duet node list`)"},
-		{"a failed disk", "a", base(disk(DiskFailed)), "the disk of a can't be used (EIO)", "check the disk, then `duet attach r0` on a"},
+		{"a failed disk", "a", base(disk(DiskFailed)), "the disk of a can't be used (EIO)", "check the disk, then `duet attach r0` on a, or with --disk PATH for another one"},
 		{"diskless on purpose", "a", base(disk(DiskDiskless), func(r *ResourceStatus) { r.Devices[0].Client = true }),
 			"protected: a and b hold every acknowledged write", ""},
 		{"no primary", "a", base(func(r *ResourceStatus) { r.Primary = "" }),

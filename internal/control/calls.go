@@ -99,19 +99,21 @@ func (c *Client) Disconnect(ctx context.Context, resource string, r *PeerRequest
 
 // Detach asks the node to stop using its disk of a resource.
 func (c *Client) Detach(ctx context.Context, resource string) error {
-	return c.aboutDisk(ctx, resource, "detach")
-}
-
-// Attach asks the node to use its disk of a resource again.
-func (c *Client) Attach(ctx context.Context, resource string) error {
-	return c.aboutDisk(ctx, resource, "attach")
-}
-
-func (c *Client) aboutDisk(ctx context.Context, resource, verb string) error {
 	if err := checkResource(resource); err != nil {
 		return err
 	}
-	return c.call(ctx, http.MethodPost, resourcePath(resource, verb), nil, nil)
+	return c.call(ctx, http.MethodPost, resourcePath(resource, "detach"), nil, nil)
+}
+
+// Attach asks the node to use its disk of a resource again, or another one.
+func (c *Client) Attach(ctx context.Context, resource string, r *AttachRequest) error {
+	if err := checkResource(resource); err != nil {
+		return err
+	}
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodPost, resourcePath(resource, "attach"), r, nil)
 }
 
 // ResyncStatus asks for the progress of a resource's resync.

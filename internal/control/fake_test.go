@@ -151,7 +151,9 @@ func (f *fakeNode) MakeRoom(_ context.Context, from string, r *MakeRoomRequest) 
 }
 
 func (f *fakeNode) Detach(_ context.Context, resource string) error { return f.ask("Detach", resource) }
-func (f *fakeNode) Attach(_ context.Context, resource string) error { return f.ask("Attach", resource) }
+func (f *fakeNode) Attach(_ context.Context, resource string, r *AttachRequest) error {
+	return f.ask("Attach", resource, *r)
+}
 
 func (f *fakeNode) SuspendIO(_ context.Context, resource string, r *SuspendRequest) (*Suspension, error) {
 	return fakeSuspension(), f.ask("SuspendIO", resource, *r)

@@ -21,9 +21,9 @@ type Node interface {
 	Secondary(ctx context.Context, resource string) (*RoleChange, error)
 	Connect(ctx context.Context, resource string, r *PeerRequest) error
 	Disconnect(ctx context.Context, resource string, r *PeerRequest) error
-	// Detach ends the use of this node's disk, Attach begins it again.
+	// Detach ends the use of this node's disk, Attach begins it again, or that of another one.
 	Detach(ctx context.Context, resource string) error
-	Attach(ctx context.Context, resource string) error
+	Attach(ctx context.Context, resource string, r *AttachRequest) error
 	ResyncStatus(ctx context.Context, resource string) (*ResyncStatus, error)
 	ChangeResync(ctx context.Context, resource string, r *ResyncRequest) error
 	// Explain tells the decisions about the peers, or what a Secondary knows of its replica.

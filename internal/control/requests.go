@@ -131,6 +131,16 @@ type GenerationNote struct {
 	Reason     string   `json:"reason,omitempty"`
 }
 
+// AttachRequest says which disk a replica is to use.
+type AttachRequest struct {
+	// Path is of another disk, which takes the place of the one that the record names; empty: that one.
+	Path string `json:"path,omitempty"`
+	// Metadata of another disk: empty for where those of the former were, MetadataInternal, or a path.
+	Metadata string `json:"metadata,omitempty"`
+	// Force allows another disk that holds something.
+	Force bool `json:"force,omitempty"`
+}
+
 // PrimaryRequest asks a node to become Primary.
 type PrimaryRequest struct {
 	Force bool `json:"force,omitempty"`

@@ -107,8 +107,9 @@ var calls = []struct {
 	}, []any{"Disconnect", "r0", PeerRequest{}}, nil},
 	{"detach", fromLocal, func(ctx context.Context, c *Client) (any, error) { return nil, c.Detach(ctx, "r0") },
 		[]any{"Detach", "r0"}, nil},
-	{"attach", fromLocal, func(ctx context.Context, c *Client) (any, error) { return nil, c.Attach(ctx, "r0") },
-		[]any{"Attach", "r0"}, nil},
+	{"attach", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return nil, c.Attach(ctx, "r0", &AttachRequest{Path: "/dev/sdc", Metadata: "internal", Force: true})
+	}, []any{"Attach", "r0", AttachRequest{Path: "/dev/sdc", Metadata: "internal", Force: true}}, nil},
 	{"resync status", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ResyncStatus(ctx, "r0") },
 		[]any{"ResyncStatus", "r0"}, fakeResync()},
 	{"explain", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Explain(ctx, "r0") },

@@ -113,8 +113,8 @@ func (s *Server) resourceRoutes(route func(OriginKind, string, http.HandlerFunc)
 	route(fromLocal, "POST /v1/resources/{name}/detach", post(func(r *http.Request, _ *none) (none, error) {
 		return none{}, n.Detach(r.Context(), r.PathValue("name"))
 	}))
-	route(fromLocal, "POST /v1/resources/{name}/attach", post(func(r *http.Request, _ *none) (none, error) {
-		return none{}, n.Attach(r.Context(), r.PathValue("name"))
+	route(fromLocal, "POST /v1/resources/{name}/attach", post(func(r *http.Request, in *AttachRequest) (none, error) {
+		return none{}, n.Attach(r.Context(), r.PathValue("name"), in)
 	}))
 }
 

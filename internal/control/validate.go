@@ -89,6 +89,19 @@ func (r *ResourceCreateRequest) validateReplicas() error {
 }
 
 // Validate checks the request. Its errors have CodeUsage.
+func (r *AttachRequest) Validate() error {
+	switch {
+	case r.Path == "" && (r.Metadata != "" || r.Force):
+		return Errorf(CodeUsage, "where metadata are, and what may be lost, is said of another disk; that one is not named")
+	case r.Path == "":
+		return nil
+	case len(r.Metadata) > maxPathBytes:
+		return Errorf(CodeUsage, "the metadata path is longer than %d bytes", maxPathBytes)
+	}
+	return checkPath(r.Path)
+}
+
+// Validate checks the request. Its errors have CodeUsage.
 func (r *PeerRequest) Validate() error {
 	if r.Peer == "" {
 		return nil

@@ -16,12 +16,28 @@ import (
 // held is a resource with a replica on this node.
 type held struct {
 	name     string
-	record   *quorum.Resource      // as it was when it was opened
 	resource *replication.Resource // nil: it could not be opened
 	failure  string                // why it has no disk here
 
 	mu      sync.Mutex
 	revoked chan struct{}
+	record  *quorum.Resource // the newest that was seen
+}
+
+// newest is the newest record that was seen of the resource; later is one that is looked at now, nil for none.
+func (h *held) newest(later *quorum.Resource) *quorum.Resource {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if later != nil && later.ID == h.record.ID && later.Generation > h.record.Generation {
+		h.record = later
+	}
+	return h.record
+}
+
+// disk is the path of the replica's disk.
+func (h *held) disk(node string) string {
+	replica, _ := h.newest(nil).Replica(node)
+	return replica.Path
 }
 
 // whyNoDisk is why there is none here, as of when it was opened.
@@ -81,6 +97,7 @@ func (n *Node) syncResources() {
 			n.resources[name] = h
 			n.mu.Unlock()
 		}
+		h.newest(record)
 		if h.resource != nil {
 			h.resource.Learn(Configuration(record))
 		}
@@ -91,14 +108,14 @@ func (n *Node) closeDeleted(state *quorum.State) {
 	n.mu.Lock()
 	var gone []*held
 	for name, h := range n.resources {
-		if r := state.Resources[name]; r == nil || r.ID != h.record.ID {
+		if r := state.Resources[name]; r == nil || r.ID != h.newest(nil).ID {
 			gone = append(gone, h)
 		}
 	}
 	n.mu.Unlock()
 	for _, h := range gone {
 		n.closeResource(h)
-		if err := n.forgetMetadata(h.record); err != nil {
+		if err := n.forgetMetadata(h.newest(nil)); err != nil {
 			n.log.Error("forget the metadata", "resource", h.name, "error", err)
 		}
 		n.mu.Lock()
@@ -135,7 +152,7 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 		ClusterID: n.config.Cluster, Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID,
 		Arbiter: NewArbiter(n.quorum), Timing: timing, Logger: n.log,
 		Dial:   func(ctx context.Context, node string) (net.Conn, error) { return n.dial(ctx, node, mux.ChannelPeer) },
-		Revoke: func(string) { h.revoke() }, DiskFailed: func(f replication.DiskFailure) { n.diskFailed(replica.Path, f) },
+		Revoke: func(string) { h.revoke() }, DiskFailed: func(f replication.DiskFailure) { n.diskFailed(h.disk(n.config.Name), f) },
 		Emit: n.emit, OpenUndo: n.openUndo,
 	}, Configuration(record))
 	if err != nil {
