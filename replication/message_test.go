@@ -17,7 +17,7 @@ func exampleHello() hello {
 		ResourceID: hexID{0xd0, 1, 15: 0xdf}, From: "alpha", To: "bravo", SessionID: hexID{0x5e, 15: 0x01}, Kind: dataConnection,
 		Incarnation: 9, BootID: "6c0ffee0-0000-4000-8000-00000000b007", Role: "Primary", DiskState: "UpToDate",
 		SizeBytes: 1 << 40, Volumes: 1, Promised: 41, DataGeneration: 40, LastInSync: 39, PrimarySince: 38,
-		Inconsistent: true, JustCreated: true, DirtyBlocks: 12,
+		Inconsistent: true, JustCreated: true, DirtyBlocks: 12, CompleteSince: 9, NotTarget: "no room for its undo file",
 	}
 }
 
@@ -107,6 +107,7 @@ func TestHelloValidation(t *testing.T) {
 		"size":                func(m *hello) { m.SizeBytes = bitmap.MaxDeviceBytes + 1 },
 		"volumes":             func(m *hello) { m.Volumes = -1 },
 		"dirty blocks":        func(m *hello) { m.DirtyBlocks = 1 << 60 },
+		"long reason":         func(m *hello) { m.NotTarget = strings.Repeat("x", 600) },
 		"too many features":   func(m *hello) { m.Features = make([]string, maxFeatureCount+1) },
 		"feature is no name":  func(m *hello) { m.Features = []string{""} },
 		"feature with escape": func(m *hello) { m.Features = []string{"a\tb"} },

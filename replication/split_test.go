@@ -213,6 +213,37 @@ func TestResolutionWithoutRoom(t *testing.T) {
 	}
 }
 
+// When an undo file can't be written any more, the operator decides once more and names another one. What was saved last is put
+// back first.
+func TestResolutionDecidedTwice(t *testing.T) {
+	c, first, former := divided(t, func(*testCluster) {})
+	second := &memoryUndo{limit: 1 << 30, free: 1 << 30}
+	decided := c.arbiter.record().Generation + 1
+	open := func(_ string, identity *UndoIdentity, _ bool) (UndoFile, bool, error) {
+		if identity.DiscardAt == decided {
+			return first, false, nil
+		}
+		return second, false, nil
+	}
+	if err := c.nodes["a"].resource.call(t.Context(), func() { c.nodes["a"].resource.cfg.OpenUndo = open }); err != nil {
+		t.Fatal(err)
+	}
+	first.bound(undoHeaderBytes+8*undoRecordBytes, 1<<30)
+	c.giveUp()
+	c.wait("both say why nothing is copied", func() bool {
+		return strings.Contains(c.nodes["a"].resource.Status().Reason, errNoSpace.Error()) &&
+			strings.Contains(c.nodes["b"].resource.Status().Peers[0].Reason, errNoSpace.Error())
+	})
+	c.giveUp()
+	c.wait("a is a copy of b", c.allInSync)
+	c.flush("b")
+	c.equal()
+	image := &memoryDisk{p: second.former(t, c.nodes["a"].disk)}
+	if !bytes.Equal(first.former(t, image), former) {
+		t.Error("what a held is lost")
+	}
+}
+
 // A forced promotion is refused where it makes no sense, and where the operator has looked at something else.
 func TestForcedPromotionIsRefused(t *testing.T) {
 	c := newTestCluster(t, "a", "b")

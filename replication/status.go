@@ -72,6 +72,9 @@ func (r *Resource) status() Status {
 	if r.detached && st.Reason == "" {
 		st.Reason = r.failure
 	}
+	if st.Reason == "" {
+		st.Reason = r.notTarget()
+	}
 	if r.former != nil {
 		what, age := r.former.local.watch.oldest()
 		if what != "" {

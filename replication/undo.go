@@ -135,16 +135,25 @@ func beginUndo(file UndoFile, identity *UndoIdentity, create bool) (*undoStore, 
 func (r *Resource) undoOpened(at uint64, store *undoStore, err error) {
 	r.undo.opening = false
 	if err != nil {
+		known := r.undo.problem == err.Error()
 		r.undo.problem, r.undo.retry = err.Error(), time.Now().Add(r.cfg.Timing.RetryMax)
 		r.log.Error("undo file", "error", err)
+		if !known {
+			r.greetAgain(errors.New(r.notTarget()))
+		}
 		return
 	}
 	r.undo.problem = ""
 	r.volume.undo.Store(store)
 	r.log.Info("undo file", "generation", at, "blocks", store.records())
+	r.greetAgain(errUndoOpen)
+}
+
+// greetAgain ends the sessions, because what this node said of itself when they began is not so any more.
+func (r *Resource) greetAgain(why error) {
 	for _, l := range r.links {
 		if l.session != nil {
-			l.session.fail(errUndoOpen)
+			l.session.fail(why)
 		}
 	}
 }
