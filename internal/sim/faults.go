@@ -8,9 +8,13 @@ import (
 	"duet/replication"
 )
 
-// disturb lets happen what the plan says, except for what it skips.
+// disturb lets happen what the plan says, except for what it skips. It ends soon after the last.
 func (w *world) disturb() {
-	for _, s := range schedule(w.plan.Seed, w.plan.Length) {
+	all := schedule(w.plan.Seed, w.plan.Length)
+	for len(all) > 0 && w.plan.Skip[len(all)-1] {
+		all = all[:len(all)-1]
+	}
+	for _, s := range all {
 		pause(nil, s.after)
 		if w.plan.Skip[s.number] {
 			continue
@@ -22,6 +26,9 @@ func (w *world) disturb() {
 		} else {
 			w.insist(s)
 		}
+	}
+	if len(w.plan.Skip) > 0 {
+		pause(nil, 2*time.Second)
 	}
 }
 
@@ -245,12 +252,16 @@ func (w *world) diskFault(s *trouble, m *machine) {
 	default:
 		d.setFailing(operation(1+s.draw(7)), errIO)
 	}
-	restart, away := s.draw(2) == 0, s.millis(5000)
+	restart, power, away := s.draw(3) > 0, s.draw(2) == 0, s.millis(5000)
 	w.later(s.millis(4000), func() {
 		m.data.heal()
 		m.meta.heal()
 		if restart { // whoever lost its disk gets it back with the next start
-			w.killProcess(m)
+			if power {
+				w.losePower(m)
+			} else {
+				w.killProcess(m)
+			}
 			w.later(away, func() { w.revive(m) })
 			return
 		}

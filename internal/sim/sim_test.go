@@ -93,7 +93,7 @@ func seedsWanted(t *testing.T) (first, count uint64) {
 // TestHistories plays many short histories, each from its seed.
 func TestHistories(t *testing.T) {
 	first, count := seedsWanted(t)
-	total := newTally()
+	skip, total := skipWanted(t), newTally()
 	t.Run("seeds", func(t *testing.T) {
 		for seed := first; seed < first+count; seed++ {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -101,6 +101,7 @@ func TestHistories(t *testing.T) {
 					t.Parallel()
 				}
 				plan := newPlan(seed)
+				plan.Skip = skip
 				log := &nodeLog{}
 				if os.Getenv("DUET_SIM_LOG") != "" {
 					plan.Log = log
@@ -110,7 +111,10 @@ func TestHistories(t *testing.T) {
 					t.Log(log)
 				}
 				if err != nil {
-					t.Errorf("%v\n\nto repeat: DUET_SIM_FIRST=%d DUET_SIM_SEEDS=1 DUET_SIM_LOG=1 go test ./internal/sim -run TestHistories -count=10", err, seed)
+					t.Errorf("%v\n\nto repeat: %s", err, repeatLine(seed))
+					if os.Getenv("DUET_SIM_SHRINK") != "" {
+						t.Log(shrink(t, plan))
+					}
 				}
 				total.add(counts)
 			})
@@ -120,7 +124,7 @@ func TestHistories(t *testing.T) {
 	if total.histories > 20 && (total.Writes == 0 || total.Promotions == 0 || total.Marked == 0) {
 		t.Error("the histories are empty")
 	}
-	if min(total.leastKills, total.leastPowerLosses, total.leastCuts) == 0 && os.Getenv("DUET_SIM_SKIP") == "" && !t.Failed() {
+	if min(total.leastKills, total.leastPowerLosses, total.leastCuts) == 0 && len(skip) == 0 && !t.Failed() {
 		t.Error("a history had no kill, no power loss or no cut")
 	}
 }
