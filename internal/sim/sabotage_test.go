@@ -13,14 +13,20 @@ import (
 // for: about the first that found each. The interleaving of goroutines differs from run to run, so it may be a later one.
 var deliberateBugs = map[string]uint64{
 	"ack-before-commit": 371,
+	"ack-early":         14,
 	"evict-unsaved":     1,
-	"forget-log":        241,
-	"keep-set":          16,
+	"forget-log":        14,
+	"forget-promise":    115,
+	"ignore-boot":       21,
+	"keep-set":          20,
 	"no-outside-bits":   1,
+	"one-sided-bits":    16,
+	"promote-outsider":  26,
 	"skip-activity-log": 1,
-	"skip-local-flush":  1,
-	"skip-peer-flush":   7,
-	"trust-old-bitmap":  27,
+	"skip-local-flush":  3,
+	"skip-peer-flush":   31,
+	"stay-consistent":   84,
+	"trust-old-bitmap":  22,
 }
 
 // TestDeliberateBugsAreFound: histories that pass with a bug put in on purpose would show nothing.
