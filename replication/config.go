@@ -31,16 +31,30 @@ type Config struct {
 	// decision. With create it is made when it is absent, and its name is durable on return; fresh: it was. May be nil: then no
 	// replica is given up.
 	OpenUndo func(path string, identity *UndoIdentity, create bool) (file UndoFile, fresh bool, err error)
+	// Leases says how a Primary makes sure that a read is not stale.
+	Leases LeaseConfig
 	// Workers bounds the goroutines that wait for the disk; 0 means defaultWorkers.
 	Workers int
 }
 
 const defaultWorkers = 8
 
+// LeaseConfig says how reads are kept from being stale.
+type LeaseConfig struct {
+	Mode ReadMode
+	// Length is how long a lease lasts; all nodes of a cluster have the same. 0 means defaultLease.
+	Length time.Duration
+	// Clock never stops and is never set; its zero is anywhere. Nil means CLOCK_BOOTTIME.
+	Clock func() time.Duration
+}
+
+const defaultLease = 250 * time.Millisecond
+
 // Timing is every duration that replication waits for.
 type Timing struct {
 	PingInterval time.Duration // between signs of life on a session
 	PeerTimeout  time.Duration // silence after which a session is given up
+	Suspect      time.Duration // silence of a Primary after which another node may be promoted if that is asked for
 	AckTimeout   time.Duration // age of an unanswered write after which a session is given up
 	ConnectGrace time.Duration // how long a fresh Primary waits for in-sync peers before it goes on without them
 	RetryMin     time.Duration // back-off of connection attempts and proposals
@@ -50,6 +64,8 @@ type Timing struct {
 	// DiskTimeout is how long an operation on the local disk may take before the disk counts as failed, where the
 	// configuration doesn't say; negative: for ever.
 	DiskTimeout time.Duration
+
+	LeaseInterval time.Duration // between rounds of asking for leases
 }
 
 // DefaultTiming suits a local network.
@@ -57,6 +73,7 @@ func DefaultTiming() Timing {
 	return Timing{
 		PingInterval: 250 * time.Millisecond,
 		PeerTimeout:  3 * time.Second,
+		Suspect:      500 * time.Millisecond,
 		AckTimeout:   20 * time.Second,
 		ConnectGrace: 5 * time.Second,
 		RetryMin:     50 * time.Millisecond,
@@ -64,6 +81,8 @@ func DefaultTiming() Timing {
 		IdleBarrier:  time.Second,
 		BusyBarrier:  30 * time.Second,
 		DiskTimeout:  10 * time.Second,
+
+		LeaseInterval: 50 * time.Millisecond,
 	}
 }
 
@@ -74,6 +93,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.PingInterval, &d.PingInterval}, {&t.PeerTimeout, &d.PeerTimeout}, {&t.AckTimeout, &d.AckTimeout},
 		{&t.ConnectGrace, &d.ConnectGrace}, {&t.RetryMin, &d.RetryMin}, {&t.RetryMax, &d.RetryMax},
 		{&t.IdleBarrier, &d.IdleBarrier}, {&t.BusyBarrier, &d.BusyBarrier}, {&t.DiskTimeout, &d.DiskTimeout},
+		{&t.LeaseInterval, &d.LeaseInterval}, {&t.Suspect, &d.Suspect},
 	} {
 		if *pair.have == 0 {
 			*pair.have = *pair.def
@@ -95,6 +115,12 @@ func (c *Config) validate() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Leases.Length == 0 {
+		c.Leases.Length = defaultLease
+	}
+	if c.Leases.Clock == nil {
+		c.Leases.Clock = bootTime
 	}
 	if c.Emit == nil {
 		c.Emit = func(Event) {}

@@ -26,6 +26,8 @@ const (
 	FramePing          FrameType = 5 // sign of life; Pong repeats Seq
 	FramePong          FrameType = 6
 	FrameGoodbye       FrameType = 7 // the session ends in good order (payload: the reason as text)
+	FrameLeaseAsk      FrameType = 8 // the Primary asks for a lease, in round Seq
+	FrameLeaseGrant    FrameType = 9 // the lease is granted; Seq is repeated
 
 	FrameData       FrameType = 16 // a write; payload is the data
 	FrameTrim       FrameType = 17 // the range reads as zeroes, its space may be freed
@@ -148,6 +150,8 @@ var frameRules = [...]frameRule{
 	FramePing:          {"Ping", rangeNone, 0, 0},
 	FramePong:          {"Pong", rangeNone, 0, 0},
 	FrameGoodbye:       {"Goodbye", rangeNone, maxTextBytes, 0},
+	FrameLeaseAsk:      {"LeaseAsk", rangeNone, 0, 0},
+	FrameLeaseGrant:    {"LeaseGrant", rangeNone, 0, 0},
 
 	FrameData:       {"Data", rangePayload, MaxDataBytes, MaxDataBytes},
 	FrameTrim:       {"Trim", rangeOnly, 0, MaxTrimBytes},

@@ -28,6 +28,8 @@ func exampleFrames() []struct {
 		{Header{Type: FramePing, Seq: 6}, nil},
 		{Header{Type: FramePong, Seq: 6}, nil},
 		{Header{Type: FrameGoodbye}, []byte("shutting down")},
+		{Header{Type: FrameLeaseAsk, Seq: 12, Generation: 41}, nil},
+		{Header{Type: FrameLeaseGrant, Seq: 12, Generation: 41}, nil},
 		{Header{Type: FrameData, Flags: FlagFUA, Seq: 7, Generation: 41, Offset: 8192, Length: 32, Epoch: 3}, data},
 		{Header{Type: FrameTrim, Seq: 8, Generation: 41, Offset: 4096, Length: MaxTrimBytes, Epoch: 3}, nil},
 		{Header{Type: FrameZero, Flags: FlagNoHole, Seq: 9, Generation: 41, Offset: 1 << 40, Length: 65536, Epoch: 3}, nil},
@@ -144,7 +146,7 @@ func TestDecodeHeaderErrors(t *testing.T) {
 		{"type bit", data, func(b []byte) { b[4] ^= 1 }, errFrameHeaderCRC},
 		{"checksum bit", data, func(b []byte) { b[63] ^= 1 }, errFrameHeaderCRC},
 		{"type zero", Header{}, nil, errFrameType},
-		{"type in a gap", Header{Type: 8}, nil, errFrameType},
+		{"type in a gap", Header{Type: 10}, nil, errFrameType},
 		{"type in a larger gap", Header{Type: 47}, nil, errFrameType},
 		{"type above all", Header{Type: 53}, nil, errFrameType},
 		{"type at the top", Header{Type: 65535}, nil, errFrameType},
@@ -222,7 +224,7 @@ func TestReadPayloadWantsAFittingBuffer(t *testing.T) {
 }
 
 func TestFrameTypeString(t *testing.T) {
-	for frameType, want := range map[FrameType]string{FrameData: "Data", FrameResyncAbort: "ResyncAbort", 8: "FrameType(8)", 999: "FrameType(999)"} {
+	for frameType, want := range map[FrameType]string{FrameData: "Data", FrameResyncAbort: "ResyncAbort", 10: "FrameType(10)", 999: "FrameType(999)"} {
 		if got := frameType.String(); got != want {
 			t.Errorf("%d is %q, want %q", uint16(frameType), got, want)
 		}

@@ -270,11 +270,16 @@ func isHole(disk Disk, off, n uint64) bool {
 	}) == nil
 }
 
-// finishRead ends a read. It was never started in an epoch.
+// finishRead ends a read, or keeps it until this node may answer. It was never started in an epoch.
 func (v *Volume) finishRead(r *request, b Batch) {
 	v.mu.Lock()
-	if v.gate == gateFenced {
+	switch {
+	case v.deposedLocked():
 		r.err = ErrFenced
+	case r.err == nil && !v.mayReadLocked(r.round):
+		v.keepReadLocked(r)
+		v.mu.Unlock()
+		return
 	}
 	v.releaseLocked(r, b)
 }

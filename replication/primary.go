@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"duet/bitmap"
 )
 
 // engagePeers gives each connected peer its part in the adopted configuration.
@@ -107,6 +109,9 @@ func (r *Resource) resyncScanned(s *session) {
 		return
 	}
 	l.adding = true
+	r.volume.mu.Lock()
+	r.volume.adding |= bitmap.SlotBit(l.slot) // until the next generation: the admission may be committed without a word
+	r.volume.mu.Unlock()
 }
 
 // propose makes the one proposal that is needed most. A lost member is removed before anything else, because writes
@@ -277,6 +282,7 @@ func (r *Resource) setGate() {
 func (v *Volume) resumeLocked() {
 	parked, halted := v.parked, v.halted
 	v.parked, v.halted = nil, nil
+	v.answerReadsLocked()
 	for _, req := range halted {
 		if req.phase != phaseLocal {
 			req.phase = phaseStart
@@ -299,6 +305,9 @@ func (r *Resource) fence(reason string) {
 	flushes := v.flushes
 	if v.barrier != nil {
 		flushes = append(flushes, v.barrier.flushes...)
+	}
+	for _, s := range v.legs {
+		s.lease = heldLease{}
 	}
 	v.legs, v.barrier, v.wanted, v.flushes = nil, nil, false, nil
 	v.hasLegs.Store(false)
@@ -351,11 +360,12 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 	if err := r.call(ctx, func() { demotions = r.demotions; r.promotions++ }); err != nil {
 		return err
 	}
-	defer r.post(func() { r.promotions-- })
+	defer r.post(r.promotionEnds)
 	var granted uint64 // the generation that made this node Primary
 	for {
 		var p Proposal
 		var refusal error
+		var wait time.Duration
 		done := false
 		err := r.call(ctx, func() {
 			switch {
@@ -364,7 +374,9 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 			case r.demotions != demotions && !r.mine(&r.learned):
 				refusal = fmt.Errorf("%w: %s was to become Secondary meanwhile", ErrRefused, r.cfg.Node)
 			default:
-				p, done, refusal = propose()
+				if p, done, refusal = propose(); p.Kind != "" {
+					wait = r.candidacy(p, r.learned.Primary != "")
+				}
 			}
 		})
 		if err != nil {
@@ -373,14 +385,23 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 		if refusal != nil || done {
 			return refusal
 		}
-		if p.Kind != "" {
+		if p.Kind != "" && wait <= 0 {
 			if granted, err = r.askFor(ctx, p); err != nil {
 				return err
 			}
 		}
-		if err := r.pause(ctx); err != nil {
+		if err := r.pauseFor(ctx, max(wait, r.cfg.Timing.RetryMin)); err != nil {
 			return err
 		}
+	}
+}
+
+// promotionEnds: with the last attempt the candidacy ends, unless a proposal may still be committed.
+func (r *Resource) promotionEnds() {
+	if r.promotions--; r.promotions == 0 {
+		r.volume.mu.Lock()
+		r.volume.given.candidate = r.unresolved
+		r.volume.mu.Unlock()
 	}
 }
 
@@ -401,6 +422,10 @@ func (r *Resource) askFor(ctx context.Context, p Proposal) (granted uint64, err 
 		return conf.Generation, nil
 	case errors.Is(err, ErrRejected):
 		return 0, err
+	case !errors.Is(err, ErrStale):
+		r.post(func() { r.unresolved = max(r.unresolved, p.Generation) })
+	}
+	switch {
 	case ctx.Err() != nil:
 		return 0, errors.Join(ctx.Err(), err)
 	}
@@ -423,6 +448,10 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 		return p, false, fmt.Errorf("%w: the replica on %s is not in sync; %v have every acknowledged write", ErrRefused, r.cfg.Node, conf.InSync)
 	}
 	if l := r.links[conf.Primary]; l != nil && l.session != nil && l.session.hello.Role == "Primary" {
+		if silence := l.session.silence(); silence > r.cfg.Timing.Suspect {
+			l.session.fail(fmt.Errorf("nothing heard of %s for %v, and %s is to be Primary", l.node, silence.Round(time.Millisecond), r.cfg.Node))
+			return p, false, nil // and again when it has ended
+		}
 		return p, false, fmt.Errorf("%w: %s is Primary and alive; give its role up there first: duet secondary %s", ErrRefused, conf.Primary, conf.Resource)
 	}
 	return Proposal{Kind: ProposePromote, Resource: conf.Resource, Generation: conf.Generation, Node: r.cfg.Node,
@@ -430,8 +459,10 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 }
 
 // pause waits one back-off step.
-func (r *Resource) pause(ctx context.Context) error {
-	timer := time.NewTimer(r.cfg.Timing.RetryMin)
+func (r *Resource) pause(ctx context.Context) error { return r.pauseFor(ctx, r.cfg.Timing.RetryMin) }
+
+func (r *Resource) pauseFor(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -502,7 +533,7 @@ func (r *Resource) quiet() bool {
 	v := r.volume
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.inOpen+v.inClosing > 0 || v.barrier != nil {
+	if v.inOpen+v.inClosing > 0 || v.barrier != nil || v.reading > 0 {
 		return false
 	}
 	if !v.flushedLocked() {

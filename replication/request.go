@@ -62,6 +62,7 @@ type request struct {
 	hashes     []byte        // opResyncRead: of the target's blocks, nil for none
 	verify     *verifyRange
 	source     *session // opPull: who has it
+	round      uint64   // opRead: of leases, the newest that was asked for when it began
 
 	// held is the disk whose extents r holds, and which its local leg is for: a disk that is attached later does not get it.
 	held      *localDisk

@@ -38,8 +38,9 @@ type Resource struct {
 	meta       MetadataFile
 	local      *localDisk
 
-	features features // what this node can use
-	doubtful bool     // the disk was Inconsistent when it was attached: what is read of it may not be on it
+	features features      // what this node can use
+	opened   time.Duration // by the clock of leases: what an earlier run granted may be out until some time later
+	doubtful bool          // the disk was Inconsistent when it was attached: what is read of it may not be on it
 
 	// ---- the control loop's ----
 	learned    Configuration // the newest known
@@ -48,6 +49,7 @@ type Resource struct {
 	demoting   chan error    // not nil: a demotion is under way
 	demotions  uint64        // asked for so far: a promotion that began before the newest is void
 	promotions int           // calls of Promote under way
+	unresolved uint64        // the newest generation of a promotion whose outcome is not known
 	detached   bool          // the disk failed or was never attached
 	failure    string        // why the disk is not used
 	slow       string        // what of the disk has not returned for long, and is waited for
@@ -91,6 +93,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
 	r.volume.failed = func(local *localDisk, err error) { r.post(func() { r.diskFailed(local, err) }) }
 	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }
+	r.volume.leases, r.opened = cfg.Leases, cfg.Leases.Clock()
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	for _, replica := range conf.Replicas {
 		if replica.Node != cfg.Node {
@@ -103,6 +106,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 // Start begins to act: adopts what is known, dials peers.
 func (r *Resource) Start() {
 	r.loops.Go(r.loop)
+	r.loops.Go(r.leaseLoop)
 	for _, l := range r.links {
 		if l.dials() {
 			r.loops.Go(l.dialLoop)
@@ -324,6 +328,7 @@ func (r *Resource) actIn(conf *Configuration) {
 	v.stale = conf.Primary == r.cfg.Node && !conf.inSync(r.cfg.Node)
 	v.generation, v.ackDurable, v.passOn = conf.Generation, conf.AckDurable, conf.OnIOError == OnIOErrorPassOn
 	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
+	v.members, v.adding = v.others&^v.outside, r.addingMask(conf)
 	var told []*frameWriter
 	for _, s := range v.legs {
 		v.outside &^= bitmap.SlotBit(s.slot)
@@ -335,8 +340,19 @@ func (r *Resource) actIn(conf *Configuration) {
 			told = append(told, s.dataWriter)
 		}
 	}
+	v.answerReadsLocked()
 	v.mu.Unlock()
 	flushWriters(told)
+}
+
+// addingMask are the slots of replicas that are not in sync and are being admitted.
+func (r *Resource) addingMask(conf *Configuration) (mask bitmap.SlotMask) {
+	for _, l := range r.links {
+		if l.adding && !conf.inSync(l.node) {
+			mask |= bitmap.SlotBit(l.slot)
+		}
+	}
+	return mask
 }
 
 // turnLogIntoBitsLocked sets bits for what is not stable: towards every other replica when the Primary changes, else

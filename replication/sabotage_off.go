@@ -10,7 +10,9 @@ const (
 	sabotageBelieveSecondFlush = false // take a failed flush for a good one
 	sabotageClearEarly         = false // clear a bit before the target's disk has the block for good
 	sabotageForgetLog          = false // make no bits of what is not stable when the configuration changes
+	sabotageNoLeaseWait        = false // be promoted while a lease may be out
 	sabotageNoOutsideBits      = false // set no bits towards replicas that do not get a write
+	sabotageReadWithoutLease   = false // answer reads without a lease
 	sabotageSkipActivityLog    = false // write to extents that the log does not have
 	sabotageSkipLocalFlush     = false // leave the Primary's own disk out of a flush
 	sabotageSkipPeerFlush      = false // leave the Secondary's disk out of a flush

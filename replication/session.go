@@ -48,6 +48,8 @@ type session struct {
 	closed     bool        // nothing is sent or applied any more
 	member     bool        // the peer is in the in-sync set: its answers are part of every acknowledgement
 	generation uint64      // of the Primary that this node serves through the session
+	lease      heldLease   // of the peer, while this node is Primary
+	leaseGone  time.Time   // since when it has run out
 	promised   uint64      // by the peer, durably, as its newest BarrierAck says
 	pending    pendingRing // writes that the peer has not answered
 	oldest     time.Time   // since when the ring has not been empty, as the watch saw it
@@ -145,8 +147,7 @@ func (s *session) watch() {
 			return
 		case <-tick.C:
 		}
-		silence := time.Since(s.began) - time.Duration(s.lastHeard.Load())
-		if silence > timing.PeerTimeout {
+		if silence := s.silence(); silence > timing.PeerTimeout {
 			s.fail(fmt.Errorf("nothing heard of %s for %v", s.peer, silence.Round(time.Millisecond)))
 			return
 		}
@@ -169,11 +170,20 @@ func (s *session) ping(limit time.Duration) error {
 		v.mu.Unlock()
 		return fmt.Errorf("%s has not answered a write for %v", s.peer, limit)
 	}
+	if err := s.leaseMissingLocked(); err != nil {
+		v.mu.Unlock()
+		return err
+	}
 	s.header = Header{Type: FramePing}
 	s.ackWriter.append(&s.header, nil)
 	v.mu.Unlock()
 	s.ackWriter.Flush()
 	return nil
+}
+
+// silence is how long nothing was heard of the peer.
+func (s *session) silence() time.Duration {
+	return time.Since(s.began) - time.Duration(s.lastHeard.Load())
 }
 
 func (s *session) heard() { s.lastHeard.Store(int64(time.Since(s.began))) }
@@ -240,6 +250,10 @@ func (s *session) handleAck(h *Header, text []byte, b *burst) error {
 		v.mu.Unlock()
 		b.Defer(s.ackWriter)
 	case FramePong:
+	case FrameLeaseAsk:
+		s.leaseAsked(h, b)
+	case FrameLeaseGrant:
+		s.leaseGranted(h, b)
 	case FrameVerifyMarked:
 		s.resource.post(func() { s.resource.verifyMarked(s) })
 	case FrameReject:

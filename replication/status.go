@@ -2,6 +2,7 @@ package replication
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -22,6 +23,7 @@ type Status struct {
 	ALWrites, BitmapWrites  uint64
 	UpperPending            int64
 	Peers                   []PeerStatus
+	Leases                  *LeaseStatus  // nil: reads need none
 	Resync                  *ResyncStatus // nil: none runs
 	Verify                  *VerifyStatus // nil: none was begun here
 }
@@ -96,7 +98,11 @@ func (r *Resource) status() Status {
 	}
 	v.mu.Lock()
 	st.Suspended = v.gate == gateSuspended
+	st.Leases = r.leaseStatusLocked()
 	v.mu.Unlock()
+	if st.Reason == "" && st.Leases != nil && st.Leases.WaitingReads > 0 {
+		st.Reason = "reads wait for a lease of " + strings.Join(st.Leases.Missing, ", ")
+	}
 	for _, replica := range r.learned.Replicas {
 		if l := r.links[replica.Node]; l != nil {
 			st.Peers = append(st.Peers, r.peerStatus(l, &st))

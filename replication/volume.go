@@ -76,11 +76,15 @@ type Volume struct {
 	legs       []*session      // who gets each write, and must acknowledge it; replaced, never changed in place
 	outside    bitmap.SlotMask // the other replicas that do not get the writes
 	others     bitmap.SlotMask // all other replicas
+	members    bitmap.SlotMask // the other replicas that are in sync
+	adding     bitmap.SlotMask // those whose admission may have been committed
 	ranges     rangeLock
 	log        transferLog
 	parked     []*request // submitted while suspended; hold nothing
 	halted     []*request // suspended before their start; hold range and extents
 	stuckLocal []*request // their local leg failed
+	unleased   []*request // reads whose data were read, and must not be answered yet
+	reading    int        // reads that have passed the gate
 	ended      bool       // nothing is waited for any more
 
 	epoch     uint64   // the open epoch
@@ -95,6 +99,11 @@ type Volume struct {
 	touched   bool      // something was written since the last look
 	unsealed  bool      // something may have been written here, or elsewhere by this Primary, that no barrier covers
 	sealedAt  time.Time // when the last barrier began
+
+	leases      LeaseConfig
+	leaseRound  uint64        // the newest that was asked for
+	leaseWanted chan struct{} // holds one while a read waits
+	given       givenLease    // to the Primary that this node serves
 
 	resyncs resyncOptions
 
@@ -114,7 +123,7 @@ type volumeStats struct {
 // newVolume makes a volume that refuses all requests.
 func newVolume(sizeBytes uint64, workers int, logger *slog.Logger) *Volume {
 	v := &Volume{logger: logger, pool: newWorkerPool(workers), epoch: 1, born: time.Now(),
-		failed: func(*localDisk, error) {}, activityLogFull: func() {}}
+		failed: func(*localDisk, error) {}, activityLogFull: func() {}, leaseWanted: make(chan struct{}, 1)}
 	v.applied.L = &v.mu
 	v.sizeBytes.Store(sizeBytes)
 	return v
@@ -219,6 +228,10 @@ func (v *Volume) submit(r *request, b Batch) {
 		v.mu.Unlock()
 		flushWriters(send)
 		return
+	}
+	if r.op == opRead {
+		v.reading++
+		r.round = v.leaseRound
 	}
 	held := v.ranges.lock(&r.entry)
 	v.mu.Unlock()
@@ -400,6 +413,9 @@ func (v *Volume) leaveEpochLocked(r *request) []*frameWriter {
 // releaseLocked gives back what r holds, lets the requests behind it go on, unlocks v.mu and completes r.
 func (v *Volume) releaseLocked(r *request, b Batch) {
 	v.unlockRangeLocked(r)
+	if r.op == opRead {
+		v.reading--
+	}
 	v.mu.Unlock()
 	r.releaseExtents()
 	v.complete(r, b)

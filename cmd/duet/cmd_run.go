@@ -4,14 +4,16 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 
-	"duet/internal/config"
 	"duet/internal/control"
 	"duet/internal/node"
+	"duet/replication"
 )
 
 func (p *program) runCommand() *cli.Command {
@@ -23,6 +25,8 @@ needs a resync. It logs to stderr. Where systemd started it, it says when it is 
    duet --dir /srv/duet run --log-level debug`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: debug, info, warn or error", Value: "info"},
+			&cli.StringFlag{Name: "reads", Usage: "`MODE`: how a Primary makes sure that a read is not stale: by a lease of each in-sync replica, by a confirm for " +
+				"each read, or auto: lease unless the machine's clock stops with a virtual machine", Value: "auto"},
 			&cli.StringFlag{Name: "log-format", Usage: "`FORMAT`: text or json", Value: "text"},
 		},
 		Action: func(c *cli.Context) error {
@@ -33,7 +37,11 @@ needs a resync. It logs to stderr. Where systemd started it, it says when it is 
 			if err != nil {
 				return err
 			}
-			return p.runDaemon(c.Context, nodeDir(c), logger)
+			reads, err := readMode(c, logger)
+			if err != nil {
+				return err
+			}
+			return p.runDaemon(c.Context, node.Options{Dir: nodeDir(c), Logger: logger, Version: *ownVersion(), Reads: reads})
 		},
 	}
 }
@@ -55,13 +63,39 @@ func newLogger(c *cli.Context, to io.Writer) (*slog.Logger, error) {
 	}
 }
 
+// clockSource names the clock of the machine.
+const clockSource = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
+
+// readMode is the flag; auto goes by the machine's clock. One that stands still while a virtual machine is stopped lets a
+// Primary believe in a lease that is over, so only those that are known to go on are trusted.
+func readMode(c *cli.Context, logger *slog.Logger) (replication.ReadMode, error) {
+	switch mode := c.String("reads"); mode {
+	case "lease":
+		return replication.ReadsLease, nil
+	case "confirm":
+		return replication.ReadsConfirm, nil
+	case "auto":
+	default:
+		return 0, usage(c, "--reads %s: auto, lease or confirm are possible", mode)
+	}
+	source, err := os.ReadFile(clockSource)
+	name := strings.TrimSpace(string(source))
+	if err == nil && slices.Contains([]string{"tsc", "hpet", "acpi_pm", "arch_sys_counter"}, name) {
+		return replication.ReadsLease, nil
+	}
+	logger.Warn("each read is confirmed by the other replicas: the machine's clock may stop with a virtual machine; --reads says otherwise",
+		"clock", name, "error", err)
+	return replication.ReadsConfirm, nil
+}
+
 // runDaemon runs the node until SIGTERM or SIGINT.
-func (p *program) runDaemon(ctx context.Context, dir config.Dir, logger *slog.Logger) error {
-	err := node.Run(ctx, node.Options{Dir: dir, Logger: logger, Version: *ownVersion(), Ready: func() {
+func (p *program) runDaemon(ctx context.Context, options node.Options) error {
+	options.Ready = func() {
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-			logger.Warn("tell systemd", "error", err)
+			options.Logger.Warn("tell systemd", "error", err)
 		}
-	}})
+	}
+	err := node.Run(ctx, options)
 	if err != nil {
 		return control.Errorf(control.CodeRefused, "%v", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"duet/internal/pki"
 	"duet/nbd"
 	"duet/quorum"
+	"duet/replication"
 )
 
 // Time bounds of a node's life.
@@ -31,6 +32,8 @@ type Options struct {
 	Dir     config.Dir
 	Logger  *slog.Logger
 	Version control.VersionInfo // of this program
+	// Reads says what a Primary needs for a read while other replicas are in sync.
+	Reads replication.ReadMode
 	// Ready is called once the node takes its part; may be nil.
 	Ready func()
 }
@@ -41,6 +44,7 @@ type Node struct {
 	config      *config.Node
 	log         *slog.Logger
 	version     control.VersionInfo
+	reads       replication.ReadMode
 	incarnation uint64
 	member      bool // it was a member before this start
 	bootID      string

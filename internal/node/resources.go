@@ -153,7 +153,7 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 		Arbiter: NewArbiter(n.quorum), Timing: timing, Logger: n.log,
 		Dial:   func(ctx context.Context, node string) (net.Conn, error) { return n.dial(ctx, node, mux.ChannelPeer) },
 		Revoke: func(string) { h.revoke() }, DiskFailed: func(f replication.DiskFailure) { n.diskFailed(h.disk(n.config.Name), f) },
-		Emit: n.emit, OpenUndo: n.openUndo,
+		Emit: n.emit, OpenUndo: n.openUndo, Leases: replication.LeaseConfig{Mode: n.reads},
 	}, Configuration(record))
 	if err != nil {
 		h.failure = err.Error()

@@ -39,7 +39,7 @@ func open(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{dir: o.Dir, config: cfg, log: o.Logger, version: o.Version, journal: newJournal(cfg.Name),
+	n := &Node{dir: o.Dir, config: cfg, log: o.Logger, version: o.Version, reads: o.Reads, journal: newJournal(cfg.Name),
 		resources: map[string]*held{}, prepared: map[string]*prepared{}}
 	if n.member, err = o.Dir.Member(); err != nil {
 		return nil, err

@@ -81,6 +81,14 @@ const (
 	viewLimit    = 500 * time.Millisecond // to ask for it
 )
 
+// leaseStatus is nil where reads need no lease.
+func leaseStatus(st *replication.LeaseStatus) *control.LeaseStatus {
+	if st == nil {
+		return nil
+	}
+	return &control.LeaseStatus{Mode: st.Mode.String(), Valid: len(st.Missing) == 0, MarginMS: st.Margin.Milliseconds(), WaitingOn: append([]string{}, st.Missing...)}
+}
+
 // leaderView is which voters the leader reaches; nil on the leader, and when it can't be asked.
 func (n *Node) leaderView(ctx context.Context, status *quorum.Status) []string {
 	if status.Leader == "" || status.Leader == status.Node || len(status.Voters) < 3 {
@@ -141,6 +149,7 @@ func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) contr
 	disk.DiskState, disk.ReadKiB, disk.WrittenKiB = control.DiskState(st.DiskState), st.ReadBytes/kib, st.WrittenBytes/kib
 	disk.ALWrites, disk.BitmapWrites, disk.UpperPending = st.ALWrites, st.BitmapWrites, uint64(max(st.UpperPending, 0))
 	out.Devices = []control.DeviceStatus{disk}
+	out.Lease = leaseStatus(st.Leases)
 	out.Resync = resyncStatus(r.Name, st.Resync)
 	if st.Verify != nil {
 		out.Verify = verifyStatus(r.Name, st.Verify)

@@ -63,7 +63,7 @@ func (w *world) fault(s *trouble) {
 	case n < 60 && m != other:
 		w.cut(m.name, other.name, s.draw(2) == 0, s.millis(6000))
 	case n < 66:
-		w.isolate(m.name, s.millis(8000))
+		w.isolate(w.oftenPrimary(s, m.name), s.millis(8000))
 	case n < 74:
 		w.network.healAll()
 	case n < 82 && m != other:
@@ -151,6 +151,14 @@ func (w *world) cut(a, b string, both bool, length time.Duration) {
 		w.network.setCut(direction{a, b}, false)
 		w.network.setCut(direction{b, a}, false)
 	})
+}
+
+// oftenPrimary is the Primary every other time: to be deposed without a word is the fate that leases are for.
+func (w *world) oftenPrimary(s *trouble, other string) string {
+	if r := w.look(); s.draw(2) == 0 && r != nil && r.Primary != "" {
+		return r.Primary
+	}
+	return other
 }
 
 func (w *world) isolate(name string, length time.Duration) {
@@ -295,10 +303,10 @@ func (w *world) exchange(m *machine) {
 func (w *world) operate(ctx context.Context) {
 	for ctx.Err() == nil {
 		pause(nil, time.Duration(100+w.operator.IntN(900))*time.Millisecond)
-		if r := w.look(); r == nil || w.primaryLives() && w.operator.IntN(40) > 0 {
+		m := w.data()[w.operator.IntN(len(w.data()))]
+		if r := w.look(); r == nil || w.primaryLives() && w.operator.IntN(w.patience(m, r.Primary)) > 0 {
 			continue
 		}
-		m := w.data()[w.operator.IntN(len(w.data()))]
 		replica := m.current().replica()
 		if replica == nil || m.current().dead() {
 			continue
@@ -311,6 +319,14 @@ func (w *world) operate(ctx context.Context) {
 		}
 		cancel()
 	}
+}
+
+// patience is how seldom a machine is promoted over a Primary that lives: more often if the two can't hear each other.
+func (w *world) patience(m *machine, primary string) int {
+	if w.network.isCut(m.name, primary) {
+		return 2
+	}
+	return 40
 }
 
 // primaryLives says whether the recorded Primary is a living process that is still itself.

@@ -39,7 +39,6 @@ type history struct {
 	values uint64
 	events []*event
 	losses []loss
-	exempt int // reads of a deposed Primary, which only a lease could prevent
 }
 
 // now is the next position in the order of events.
@@ -68,15 +67,6 @@ func (h *history) end(events ...*event) {
 	h.clock++
 	for _, e := range events {
 		e.end = h.clock
-	}
-}
-
-// dropReads forgets reads that say nothing.
-func (h *history) dropReads(events ...*event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range events {
-		e.end = noAnswer
 	}
 }
 

@@ -100,6 +100,13 @@ func (w *network) setCut(d direction, cut bool) {
 	w.wakeAll()
 }
 
+// isCut says whether anything between two machines is stopped now.
+func (w *network) isCut(a, b string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.cuts[direction{a, b}] || w.cuts[direction{b, a}]
+}
+
 // healAll ends all cuts.
 func (w *network) healAll() {
 	w.mu.Lock()

@@ -28,8 +28,15 @@ type machine struct {
 	data, meta  *disk // nil on a witness
 	storage     *quorum.Storage
 	incarnation uint64
+	clockZero   time.Duration
+	clockRate   float64
 	boots       atomic.Int64
 	running     atomic.Pointer[process]
+}
+
+// clock runs at the machine's own rate, and has its own zero.
+func (m *machine) clock(w *world) func() time.Duration {
+	return func() time.Duration { return m.clockZero + time.Duration(float64(time.Since(w.began))*m.clockRate) }
 }
 
 // current is the newest process, nil before the first.
@@ -213,6 +220,7 @@ func (p *process) open(record *quorum.Resource) {
 	r, err := replication.Open(replication.Config{
 		ClusterID: clusterID, Node: p.machine.name, Incarnation: p.incarnation, BootID: p.bootID,
 		Arbiter: node.NewArbiter(p.quorum), Timing: peerTiming, Logger: p.log, Workers: 4,
+		Leases: replication.LeaseConfig{Length: simLease, Clock: p.machine.clock(p.world)},
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
 			return p.world.network.dial(ctx, p, name, portPeer)
 		},

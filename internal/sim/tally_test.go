@@ -30,7 +30,6 @@ func (t *tally) add(c Counts) {
 	t.DiskFaults += c.DiskFaults
 	t.Promotions += c.Promotions
 	t.Demands += c.Demands
-	t.Exempt += c.Exempt
 	t.Undecided += c.Undecided
 	t.FullDisks += c.FullDisks
 	t.Looks += c.Looks
@@ -47,9 +46,9 @@ func (t *tally) add(c Counts) {
 func (t *tally) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return fmt.Sprintf("%d histories, %.1f virtual hours: %d writes, %d reads (%d more not judged), %d flushes; %d kills, %d orderly stops, "+
+	return fmt.Sprintf("%d histories, %.1f virtual hours: %d writes, %d reads, %d flushes; %d kills, %d orderly stops, "+
 		"%d power losses (%d of all machines at once), %d cuts, %d resets, %d disk faults (%d of them full disks), %d disks attached while in use, %d promotions; "+
 		"each had at least %d kills, %d power losses, %d cuts; %d ended with a decision that is an operator's; %d looks at all marks found %d that were needed; %d growths",
-		t.histories, t.Virtual.Hours(), t.Writes, t.Reads, t.Exempt, t.Flushes, t.Kills, t.Demands, t.PowerLosses, t.Blackouts, t.Cuts, t.Resets,
+		t.histories, t.Virtual.Hours(), t.Writes, t.Reads, t.Flushes, t.Kills, t.Demands, t.PowerLosses, t.Blackouts, t.Cuts, t.Resets,
 		t.DiskFaults, t.FullDisks, t.Attached, t.Promotions, t.leastKills, t.leastPowerLosses, t.leastCuts, t.Undecided, t.Looks, t.Marked, t.Growths)
 }

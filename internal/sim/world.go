@@ -23,6 +23,9 @@ const (
 	deviceBytes = 64 << 20
 	// logExtents is so few that extents have to leave the log all the time.
 	logExtents = 8
+	// simLease is how long a read lease lasts, clockDrift by how much a clock is fast or slow at most.
+	simLease   = 500 * time.Millisecond
+	clockDrift = 0.01
 )
 
 // simTiming and peerTiming are slower than the real ones where that only saves work.
@@ -31,7 +34,8 @@ var (
 		Store: 2 * time.Second, Dial: 250 * time.Millisecond, Propose: 5 * time.Second}
 	peerTiming = replication.Timing{PingInterval: 250 * time.Millisecond, PeerTimeout: 1500 * time.Millisecond, AckTimeout: 3 * time.Second,
 		ConnectGrace: 3 * time.Second, RetryMin: 50 * time.Millisecond, RetryMax: time.Second, IdleBarrier: 500 * time.Millisecond,
-		BusyBarrier: 2 * time.Second, DiskTimeout: 1200 * time.Millisecond}
+		BusyBarrier: 2 * time.Second, DiskTimeout: 1200 * time.Millisecond,
+		LeaseInterval: 100 * time.Millisecond, Suspect: 400 * time.Millisecond}
 )
 
 // Plan says what one history is made of.
@@ -57,7 +61,7 @@ type Counts struct {
 	Resets, DiskFaults, Promotions, Demands int
 	FullDisks, Looks, Marked, Growths       int
 	Attached                                int // disks, while their process ran
-	Exempt, Undecided                       int
+	Undecided                               int
 	Virtual                                 time.Duration
 }
 
@@ -106,6 +110,10 @@ func newWorld(plan Plan) *world {
 			data: newDisk(largestBytes, stream(0)), meta: newDisk(20*replication.MetadataBytes(largestBytes, logExtents), stream(1))})
 	}
 	w.machines = append(w.machines, &machine{name: "w", kind: quorum.Witness, storage: newStorage()})
+	clocks := rand.New(rand.NewPCG(plan.Seed, 5))
+	for _, m := range w.machines {
+		m.clockZero, m.clockRate = time.Duration(clocks.Int64N(int64(time.Hour))), 1+clockDrift*(2*clocks.Float64()-1)
+	}
 	return w
 }
 
@@ -248,12 +256,6 @@ func (w *world) noteLossLocked() {
 	defer w.history.mu.Unlock()
 	w.history.losses = append(w.history.losses, loss{at: last})
 	w.log.Info("LOSS: what was not stable may be gone", "set", r.InSync, "at", last)
-}
-
-// isPrimary says whether the newest record names this process.
-func (w *world) isPrimary(p *process) bool {
-	r := w.look()
-	return r != nil && r.Primary == p.machine.name && r.PrimaryIncarnation == p.incarnation
 }
 
 // run is a whole history: a cluster, a load with faults, peace, and a comparison.
