@@ -118,16 +118,14 @@ func (sb *Superblock) sizeRefusal(sizeBytes, generation uint64) error {
 	return fmt.Errorf("%w: the metadata is of a device of %d bytes, the resource has %d", ErrRefused, sb.SizeBytes, sizeBytes)
 }
 
-// growTo makes the replica as large as conf says, before conf is promised: no frame of that generation is looked at, and no client is
-// told of the new size, before it is done. A disk that fails at it is given up; the volume goes on through the others.
+// growTo makes the replica as large as conf says, before conf is promised; the volume follows in actIn: no frame of that generation is
+// looked at, and no client is told of the new size, before it is done. A disk that fails at it is given up; the volume goes on through
+// the others.
 func (r *Resource) growTo(conf *Configuration) error {
 	if conf.SizeBytes <= r.volume.SizeBytes() {
 		return nil
 	}
-	defer func() {
-		r.emit("size", "", fmt.Sprint(conf.SizeBytes), fmt.Sprintf("grown from %d bytes", r.volume.SizeBytes()))
-		r.volume.sizeBytes.Store(conf.SizeBytes)
-	}()
+	r.emit("size", "", fmt.Sprint(conf.SizeBytes), fmt.Sprintf("grows from %d bytes", r.volume.SizeBytes()))
 	if r.local == nil || r.detached {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"duet/bitmap"
 )
@@ -93,6 +94,27 @@ func TestDeviceGrowsUnderLoad(t *testing.T) {
 			}
 		})
 	}
+	slow := func(operation string) error { // between the steps of the adoption there is time
+		if operation == "sync" {
+			<-time.After(2 * time.Millisecond)
+		}
+		return nil
+	}
+	c.nodes["a"].meta.fault.Store(&slow)
+	writers.Go(func() { // who sees the new size at once
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			at := c.nodes["a"].resource.Volume().SizeBytes() - bitmap.BlockBytes
+			if err := c.tryWrite("a", at, randomBytes(4096)); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
 	size := uint64(testDeviceBytes)
 	for _, larger := range []uint64{48 << 20, 100 << 20} {
 		if !c.makeRoom(size, larger) {

@@ -329,6 +329,7 @@ func (r *Resource) actIn(conf *Configuration) {
 	v.generation, v.ackDurable, v.passOn = conf.Generation, conf.AckDurable, conf.OnIOError == OnIOErrorPassOn
 	v.outside, v.others = conf.outsideMask(r.cfg.Node), conf.othersMask(r.cfg.Node)
 	v.members, v.adding = v.others&^v.outside, r.addingMask(conf)
+	v.sizeBytes.Store(max(v.sizeBytes.Load(), conf.SizeBytes)) // nobody sends what lies behind the former end before the peers are told
 	var told []*frameWriter
 	for _, s := range v.legs {
 		v.outside &^= bitmap.SlotBit(s.slot)
