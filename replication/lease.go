@@ -128,6 +128,17 @@ func (v *Volume) takeReadsLocked() (ready []*request) {
 	return ready
 }
 
+// yieldReadsLocked makes of the reads that wait for a lease ones that have not begun: a Primary that gives its role up must not
+// answer them from what was read, and a replica that left in good order meanwhile grants nothing any more.
+func (v *Volume) yieldReadsLocked() {
+	for _, r := range v.unleased {
+		v.unlockRangeLocked(r)
+		v.reading--
+		v.parked = append(v.parked, r)
+	}
+	v.unleased = nil
+}
+
 // leasedRead answers a read on a worker.
 type leasedRead struct {
 	volume *Volume

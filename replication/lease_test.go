@@ -208,3 +208,26 @@ func TestPromotionWaitsForLeases(t *testing.T) {
 		})
 	}
 }
+
+// A replica that left in good order stays in the set while the Primary gives its role up, and grants nothing: a read that
+// waits for it must not keep the role.
+func TestDemotionWithAReadThatWaits(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.crash("a")
+	c.tweak = func(r *Resource) { r.cfg.Timing.PeerTimeout = time.Hour } // nobody is removed for refusing
+	c.start("a")
+	c.promote("a")
+	c.write("a", 0, randomBytes(4096))
+	c.nodes["b"].refuseLeases(true)
+	answered := make(waitCompletion, 64)
+	c.wait("a read to wait", func() bool {
+		if len(answered) < cap(answered) {
+			c.nodes["a"].resource.Volume().Read(make([]byte, 4096), 0, nil, answered)
+		}
+		return c.nodes["a"].waitingReads() > 0
+	})
+	if err := c.nodes["a"].resource.Demote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("the reads to end", func() bool { return c.nodes["a"].waitingReads() == 0 && c.nodes["a"].resource.Volume().Left() == "" })
+}

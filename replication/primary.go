@@ -533,6 +533,9 @@ func (r *Resource) quiet() bool {
 	v := r.volume
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if r.demoting != nil {
+		v.yieldReadsLocked()
+	}
 	if v.inOpen+v.inClosing > 0 || v.barrier != nil || v.reading > 0 {
 		return false
 	}
