@@ -341,6 +341,7 @@ func (c ReplaceDisk) apply(s *State) (string, error) {
 	p.Path, p.Metadata = c.Path, c.Metadata
 	// The generation in which it left is now: whatever a Primary knows of the disk before says nothing of this one.
 	p.LeftAt, p.AdmittedAt, p.AdmittedBoot, p.Promised = r.Generation+1, 0, "", 0
+	p.Fork, p.Discard = Fork{}, Discard{} // what was to be saved is on the former disk, where nothing overwrites it any more
 	r.advance(c.kind(), reasonAbout(c.Node, "on "+c.Path))
 	r.stamp(c.Now)
 	return c.Resource, nil

@@ -104,6 +104,8 @@ func TestForceEffects(t *testing.T) {
 		{"forced twice", split, []Command{force(5, "c", 1, 4)}, "c", []string{"c"}, 2, 6, forks{"a": "5 b 3 false, 0 ", "b": "6 c 4 false, 0 "}},
 		{"the forced side kept", split, []Command{keep(5, "b", "/undo")}, "b", []string{"b"}, 1, 5, forks{"a": "5 b 3 false, 6 /undo"}},
 		{"the loser comes in", split, []Command{keep(5, "b", ""), addTo(6, "b", "a")}, "b", []string{"a", "b"}, 1, 5, forks{}},
+		{"the loser's disk replaced", split, []Command{keep(5, "b", ""), ReplaceDisk{Resource: "r", Generation: 6, Node: "a", Incarnation: 1, Path: "/new"}},
+			"b", []string{"b"}, 1, 5, forks{}},
 		{"the other side kept", split, []Command{demote(5, "b"), keep(6, "a", "")}, "", []string{"a"}, 2, 7, forks{"b": "5 a 3 true, 7 "}},
 		{"the other side kept, two are given up", split, []Command{addTo(5, "b", "c"), demote(6, "b"), keep(7, "a", "")}, "", []string{"a"}, 2, 8,
 			forks{"b": "5 a 3 true, 8 ", "c": "5 a 0 true, 8 "}},

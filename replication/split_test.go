@@ -73,6 +73,9 @@ func (m *memoryUndo) former(t *testing.T, disk *memoryDisk) []byte {
 	disk.mu.Lock()
 	image := bytes.Clone(disk.p)
 	disk.mu.Unlock()
+	if size, err := m.Size(); err == nil && size == 0 {
+		return image // it was not begun, so nothing was overwritten
+	}
 	if _, err := ReadUndo(m, func(offset uint64, content []byte) error { copy(image[offset:], content); return nil }); err != nil {
 		t.Fatal(err)
 	}
