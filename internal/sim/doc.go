@@ -18,6 +18,9 @@
 //
 // Every history has at least one killed process, one machine without power and one cut, at moments that its seed draws.
 //
+// The clocks that read leases go by have each their own zero, and run up to a hundredth too fast or too slow. A clock that is
+// set, forwards or back, is no fault here: nothing goes by the time of day but what is shown to people.
+//
 // # What a seed fixes
 //
 // A seed fixes the faults, their times and the load. It does not fix the order in which runnable goroutines run: a
