@@ -24,6 +24,7 @@ var deliberateBugs = map[string]uint64{
 	"promote-outsider":  26,
 	"skip-activity-log": 1,
 	"skip-local-flush":  3,
+	"skip-log-sync":     101,
 	"skip-peer-flush":   31,
 	"stay-consistent":   84,
 	"trust-old-bitmap":  22,
