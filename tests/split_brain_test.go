@@ -87,7 +87,7 @@ func divided(t *testing.T) (s *scenario, onA, onB *recorder, diskA string) {
 	diskA = s.copyDisk(a)
 
 	s.restart(b)
-	s.refuses(b, "not in sync", "primary", "r0")
+	s.refuses(b, "only if that can't be: duet primary r0 --force", "primary", "r0")
 	s.force(b)
 	l = onB.begin(t, b.URI("r0"))
 	l.waitWrites(t, 300)

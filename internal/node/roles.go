@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"duet/internal/control"
@@ -78,7 +79,11 @@ func (n *Node) Primary(ctx context.Context, resource string, r *control.PrimaryR
 		return nil, err
 	}
 	if err := replica.Promote(ctx); err != nil {
-		return nil, roleError("make "+n.config.Name+" Primary of "+resource, err)
+		failure := roleError("make "+n.config.Name+" Primary of "+resource, err)
+		if p, ok := current.Replica(n.config.Name); ok && !current.IsInSync(n.config.Name) && p.Fork.At == 0 && errors.Is(err, replication.ErrRefused) {
+			return nil, control.AsError(failure).WithHint("bring back %s; only if that can't be: duet primary %s --force", strings.Join(current.InSync, " or "), resource)
+		}
+		return nil, failure
 	}
 	return &control.RoleChange{Role: control.RolePrimary, Generation: replica.Status().Generation}, nil
 }
