@@ -183,13 +183,13 @@ func (m *machine) checkForks(t *rapid.T, c Command, before, after *Resource) {
 		t.Fatalf("%s: forced at %d, loss count %d, then %d", c.kind(), after.ForcedAt, before.LossCount, after.LossCount)
 	}
 	_, resolved := c.(ResolveSplit)
-	_, replaced := c.(ReplaceDisk)
+	_, replaced := c.(ReplaceDisk) // of one that was given up
 	for _, r := range after.Replicas {
 		was, _ := before.Replica(r.Node)
 		switch marked := r.Fork.At != 0; {
 		case forced && before.IsInSync(r.Node) && !after.IsInSync(r.Node) && !marked:
 			t.Fatalf("%s was in sync before the forced change and is not marked", r.Node)
-		case was.Fork.At != 0 && !marked && !after.IsInSync(r.Node) && !resolved && !(replaced && was.Discard.At != 0):
+		case was.Fork.At != 0 && !marked && !after.IsInSync(r.Node) && !resolved && (!replaced || was.Discard.At == 0):
 			t.Fatalf("%s: %s lost its mark", c.kind(), r.Node)
 		case r.Discard != was.Discard && r.Discard.At != 0 && !resolved:
 			t.Fatalf("%s gave %s up", c.kind(), r.Node)
