@@ -184,6 +184,9 @@ func (a *recordArbiter) Propose(ctx context.Context, p Proposal) (Configuration,
 	if p.Generation != a.conf.Generation {
 		return a.conf, ErrStale
 	}
+	if last := len(a.conf.InSync) == 1; last && (p.Kind == ProposeRemove && a.conf.inSync(p.Target) || p.Kind == ProposeDetach) {
+		return a.conf, ErrRejected
+	}
 	next := a.conf
 	next.Generation++
 	next.Replicas = append([]Replica(nil), a.conf.Replicas...)

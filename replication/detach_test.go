@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -230,6 +231,50 @@ func TestPullIsInterrupted(t *testing.T) {
 			paused = false
 			c.change("a", ResyncChange{Paused: &paused})
 			c.wait("in sync again", c.allInSync)
+			c.equal()
+		})
+	}
+}
+
+// A Primary without a disk loses the connection with the only replica in sync, again and again: requests wait until it is
+// back, and then go on, whether or not they had reached it.
+func TestDisklessPrimaryLosesItsPeer(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprint("restart ", restart), func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 10)
+			c.detach("a")
+			stop := c.keepWriting("a")
+			flushed := make(chan error, 1)
+			for range 5 {
+				v := c.nodes["a"].resource.Volume()
+				done := make(waitCompletion, 1)
+				v.Flush(nil, done)
+				if restart {
+					c.crash("b")
+					c.start("b")
+				} else if s := c.session("a", "b"); s != nil {
+					s.fail(errSessionReplaced)
+				}
+				go func() { flushed <- <-done }()
+				select {
+				case err := <-flushed:
+					if err != nil {
+						t.Fatal(err)
+					}
+				case <-time.After(20 * time.Second):
+					t.Fatalf("the flush hangs: %s", v.Left())
+				}
+				c.wait("connected again", func() bool { return c.session("a", "b") != nil })
+			}
+			c.wait("it serves", func() bool { return !c.nodes["a"].resource.Status().Suspended })
+			if err := c.reattach("a"); err != nil {
+				t.Fatal(err)
+			}
+			c.wait("in sync again", c.allInSync)
+			stop()
+			c.flush("a")
 			c.equal()
 		})
 	}

@@ -29,10 +29,13 @@ type link struct {
 	adding     bool          // its admission may be in flight
 	equal      bool          // it left in good order, with everything there is on stable media, and nothing was started since
 	goodbye    bool          // it was told that this node leaves
-	differs    time.Time     // since when a verify knows that it differs: it leaves the set whatever else happens; zero: not known to
-	reason     string
-	orphans    []*request // legs that wait for the commit
-	former     *session
+	// resumes: it was lost, and can't be removed, since it alone is in sync: this Primary has no disk, and waits for it.
+	// Then what it has not answered is sent again: it has everything, or nobody has.
+	resumes bool
+	differs time.Time // since when a verify knows that it differs: it leaves the set whatever else happens; zero: not known to
+	reason  string
+	orphans []*request // legs that wait for the commit
+	former  *session
 
 	half    *pendingAccept // a data connection that waits for its ack connection
 	waiting *pendingAccept // a data connection that waits for the older session to end
@@ -271,6 +274,9 @@ func (r *Resource) sessionEnded(s *session) {
 	v.mu.Lock()
 	wasLeg := r.serving && (r.adopted.inSync(l.node) || l.adding)
 	v.removeLegLocked(s)
+	if wasLeg && v.gate == gateOpen {
+		v.gate = gateSuspended // in the same step: nothing may start, and be acknowledged, without it
+	}
 	l.orphans = append(l.orphans, s.pending.takeAll()...)
 	reads := s.reads.takeAll()
 	l.equal = errors.Is(s.cause, errGoodbye) && l.differs.IsZero() && len(l.orphans) == 0 && v.inOpen+v.inClosing == 0 && v.flushedLocked()
@@ -287,9 +293,11 @@ func (r *Resource) sessionEnded(s *session) {
 	l.session, l.former, l.begun, l.adding = nil, s, false, false
 	l.reason = s.cause.Error()
 	r.emit("connection", l.node, "Connecting", l.reason)
-	switch l.lost = wasLeg; {
+	l.resumes = wasLeg && r.adopted.soleCopy(l.node)
+	switch l.lost = wasLeg && !l.resumes; {
 	case !r.serving:
 		l.releaseOrphans(ErrFenced) // of the time when this node was Primary
+	case l.resumes:
 	case !l.lost || sabotageAckBeforeCommit:
 		l.releaseOrphans(nil)
 	default:

@@ -295,7 +295,7 @@ func (v *Volume) readRemote(r *request) {
 			return
 		}
 	}
-	if v.gate == gateSuspended {
+	if v.gate == gateSuspended || v.gate == gateOpen { // a session that is just ending closes the gate
 		v.halted = append(v.halted, r)
 		r.phase = phaseLocal
 		v.mu.Unlock()

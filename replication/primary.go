@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"duet/bitmap"
@@ -64,7 +65,9 @@ func (r *Resource) begin(l *link, s *session) {
 		s.volume.mu.Lock()
 		s.member = true
 		s.volume.addLegLocked(s)
+		s.sendAgainLocked(l)
 		s.volume.mu.Unlock()
+		s.dataWriter.Flush()
 	case actionBitmap, actionFull:
 		l.known = l.known || decision.action == actionFull
 		if err := s.sourceStart(r.planResync(l, decision)); err != nil {
@@ -73,6 +76,30 @@ func (r *Resource) begin(l *link, s *session) {
 	case actionRefuse, actionNone, actionSplit:
 		l.begun = false // another generation may have a part for it; a member that has none is waited for
 		l.reason = decision.reason
+	}
+}
+
+// sendAgainLocked sends what the peer's last session has not answered, if that was the only replica in sync. The peer applies
+// nothing of the last session any more, and no two of these overlap.
+func (s *session) sendAgainLocked(l *link) {
+	if !l.resumes {
+		return
+	}
+	l.resumes = false
+	for _, req := range l.orphans {
+		s.sendRequestLocked(req)
+	}
+	l.orphans = nil
+	bar := s.volume.barrier
+	if bar == nil {
+		return
+	}
+	if _, waits := bar.waiting[l.former]; waits {
+		delete(bar.waiting, l.former)
+		bar.waiting[s] = struct{}{}
+		bar.asked = append(slices.Clone(bar.asked), s)
+		s.header = Header{Type: FrameBarrier, Generation: s.volume.generation, Epoch: bar.epoch}
+		s.dataWriter.append(&s.header, nil)
 	}
 }
 
@@ -124,6 +151,9 @@ func (r *Resource) propose() {
 	for _, l := range r.links {
 		if r.demoting != nil && l.equal {
 			continue // nothing is written any more either, so it stays in the set
+		}
+		if r.adopted.soleCopy(l.node) {
+			continue
 		}
 		member := r.adopted.inSync(l.node)
 		missing := l.session == nil && (l.lost || time.Now().After(r.graceEnd))
@@ -319,7 +349,7 @@ func (r *Resource) fence(reason string) {
 	}
 	for _, l := range r.links {
 		l.releaseOrphans(ErrFenced)
-		l.lost, l.adding, l.differs = false, false, time.Time{}
+		l.lost, l.resumes, l.adding, l.differs = false, false, false, time.Time{}
 	}
 	r.selfAdding, r.leaving = false, false
 	r.endPull(nil)

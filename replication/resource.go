@@ -307,6 +307,11 @@ func (r *Resource) adopt(conf Configuration) {
 	}
 	r.announce() // before the barrier that waits for a removed peer ends: who hears Stable must know of the removal
 	r.releaseRemoved()
+	for _, l := range r.links {
+		if l.resumes && !conf.soleCopy(l.node) { // now that another has everything, too, it can be removed
+			l.resumes, l.lost = false, r.serving
+		}
+	}
 	if conf.inSync(r.cfg.Node) {
 		r.selfAdding = false
 		r.endPull(nil)
