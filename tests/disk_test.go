@@ -191,3 +191,36 @@ func TestReplaceDisk(t *testing.T) {
 		})
 	}
 }
+
+// A disk whose content is not what its metadata say gets everything anew, in its own place; the last copy is not given up.
+func TestInvalidate(t *testing.T) {
+	s := start(t)
+	s.create("r0", "64MiB")
+	primary, node := s.Node("a"), s.Node("b")
+	r := newRecorder(1024, 2048)
+	l := r.begin(t, primary.URI("r0"))
+	l.waitWrites(t, 200)
+	disk, err := os.OpenFile(s.Disk("b", "r0"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := disk.WriteAt([]byte(strings.Repeat("decay...", 1<<17)), 40<<20); err != nil { // where nothing was written, or will be
+		t.Fatal(err)
+	}
+	if err := disk.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.duet(node, "invalidate", "r0")
+	s.inSync("r0")
+	l.waitWrites(t, 200)
+	if err := l.end(); err != nil {
+		t.Fatal(err)
+	}
+	r.verify(t, primary.URI("r0"))
+	s.identical("r0")
+	s.duet(node, "detach", "r0")
+	s.inSyncAre(primary, "a")
+	s.refused(primary, refusal{arguments: []string{"invalidate", "r0"}, code: exitRefused})
+	s.duet(node, "invalidate", "r0")
+	s.inSync("r0")
+}
