@@ -208,6 +208,9 @@ func (a *recordArbiter) Propose(ctx context.Context, p Proposal) (Configuration,
 	case ProposeDemote:
 		next.Primary, next.PrimaryIncarnation, next.Clean = "", 0, p.Clean
 	case ProposeRemove:
+		if len(next.InSync) == 1 && next.inSync(p.Target) {
+			return a.conf, fmt.Errorf("%w: %s has the last in-sync replica", ErrRejected, p.Target)
+		}
 		next.InSync = without(next.InSync, p.Target)
 	case ProposeAdd:
 		next.InSync = append(without(next.InSync, p.Target), p.Target)

@@ -100,3 +100,46 @@ func TestOnlyActivityLogFails(t *testing.T) {
 		t.Error(left)
 	}
 }
+
+// From the end of a member's session on no write is acknowledged without it, also before the control loop has looked at what
+// follows: the record still has the member, which may be promoted.
+func TestNoWriteBetweenLossAndRemoval(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.write("a", 0, randomBytes(4096)) // its extent is hot
+	c.arbiter.mu.Lock()
+	c.arbiter.silent = true
+	c.arbiter.mu.Unlock()
+	a, s := c.nodes["a"].resource, c.session("a", "b")
+	goOn := make(chan struct{})
+	a.post(func() { <-goOn })
+	s.fail(errors.New("lost"))
+	<-s.ended
+	c.wait("the end of the session to be the control loop's", func() bool {
+		a.events.mu.Lock()
+		defer a.events.mu.Unlock()
+		return len(a.events.queue) > 0
+	})
+	write, checked := make(waitCompletion, 1), make(chan error, 1)
+	a.post(func() {
+		a.volume.Write(randomBytes(4096), 0, false, nil, write)
+		select {
+		case err := <-write:
+			checked <- errors.Join(errors.New("it was answered"), err)
+		case <-time.After(50 * time.Millisecond):
+			checked <- nil
+		}
+	})
+	close(goOn)
+	if err := <-checked; err != nil {
+		t.Errorf("a write beside a member that was lost, and not removed: %v", err)
+		return
+	}
+	c.arbiter.mu.Lock()
+	c.arbiter.silent = false
+	c.arbiter.mu.Unlock()
+	if err := c.answer("the write", write); err != nil {
+		t.Error(err)
+	}
+	c.converged("a")
+}

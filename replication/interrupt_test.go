@@ -3,6 +3,7 @@ package replication
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,13 +22,16 @@ type strike struct {
 
 // mattersToResync leaves out what comes with the time that passes.
 func mattersToResync(t FrameType) bool {
-	return t != FramePing && t != FramePong
+	return t != FramePing && t != FramePong && t != FrameLeaseAsk && t != FrameLeaseGrant
 }
 
 // onlyResync leaves out what the application causes as well.
 func onlyResync(t FrameType) bool {
-	return t == FrameConfiguration || t == FrameHello || t == FrameHelloReply || t >= FrameBitmapChunk && t <= FrameResyncControl
+	return t == FrameConfiguration || t == FrameHello || t == FrameHelloReply || t >= FrameBitmapChunk && t <= FramePullStart
 }
+
+// ofPull are those that bring a Primary's own disk up to date.
+func ofPull(t FrameType) bool { return onlyResync(t) || t == FrameRead || t == FrameReadReply }
 
 // await arms a strike: the link between the nodes is lost before frame number before+1.
 func (c *testCluster) await(s *strike) {
@@ -275,5 +279,49 @@ func TestResyncInterruptConflict(t *testing.T) {
 				t.Logf("%d frames", count)
 			})
 		}
+	}
+}
+
+// DRBD's toggle-disk, interrupted: the Primary's disk comes back again and again while the application writes, and the Primary
+// dies at each message of the resync. Whoever is in sync then takes over.
+func TestToggleDiskInterrupted(t *testing.T) {
+	for _, from := range []string{"a", "b"} {
+		t.Run("frames of "+from, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 20)
+			count := c.everyStrike(from, map[string]string{"a": "b", "b": "a"}[from], ofPull, func(s *strike) {
+				c.wait("all in sync after the last", c.settled)
+				c.detach("a")
+				c.scatter("a")
+				w, end := c.writing("a")
+				c.await(s)
+				attached := make(chan error, 1)
+				go func() { attached <- c.reattach("a") }()
+				c.wait("the strike, or the end", func() bool { return s.happened() || c.allInSync() })
+				primary := "a"
+				if s.happened() {
+					c.crash("a")
+				}
+				if err := <-attached; err != nil && !s.happened() {
+					t.Fatal(err)
+				}
+				end()
+				if s.happened() {
+					if !strings.Contains(c.inSync(), "a") {
+						primary = "b"
+					}
+					c.start("a")
+					c.again(primary)
+				}
+				c.converged(primary)
+				w.check(c, primary)
+				c.handOver(primary, "a")
+			})
+			if t.Logf("%d frames", count); count < 8 {
+				t.Error("that is no resync")
+			}
+		})
 	}
 }
