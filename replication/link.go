@@ -273,9 +273,6 @@ func (r *Resource) sessionEnded(s *session) {
 	v := r.volume
 	v.mu.Lock()
 	wasLeg := r.serving && (r.adopted.inSync(l.node) || l.adding)
-	if wasLeg && v.gate == gateOpen && !sabotageAckBeforeCommit {
-		v.gate = gateSuspended // no write may start without a member that is not removed yet, not even before setGate
-	}
 	v.removeLegLocked(s)
 	if wasLeg && v.gate == gateOpen {
 		v.gate = gateSuspended // in the same step: nothing may start, and be acknowledged, without it
