@@ -524,9 +524,21 @@ func (c *testCluster) equal() {
 			first = n
 		}
 		if !bytes.Equal(first.disk.p, n.disk.p) {
-			c.t.Fatalf("%s and %s differ", first.name, n.name)
+			c.t.Fatalf("%s and %s differ in %s\n%s: %+v\n%s: %+v", first.name, n.name, differingBlocks(first.disk.p, n.disk.p),
+				first.name, first.resource.Status(), n.name, n.resource.Status())
 		}
 	}
+}
+
+// differingBlocks lists them for a report.
+func differingBlocks(a, b []byte) string {
+	text := ""
+	for off := 0; off < len(a); off += bitmap.BlockBytes {
+		if !bytes.Equal(a[off:off+bitmap.BlockBytes], b[off:off+bitmap.BlockBytes]) {
+			text += fmt.Sprintf(" %d", off/bitmap.BlockBytes)
+		}
+	}
+	return "blocks" + text
 }
 
 func randomBytes(n int) []byte {

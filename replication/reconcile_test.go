@@ -26,6 +26,7 @@ func (c *testCluster) demote(name string) {
 func (c *testCluster) handOver(from, to string) {
 	c.t.Helper()
 	if from != to {
+		c.wait(to+" in sync", func() bool { conf := c.committed(); return conf.inSync(to) })
 		c.demote(from)
 		c.again(to)
 	}
@@ -285,5 +286,65 @@ func TestConnectAbort(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A write waits for its extent on a Secondary, which meanwhile promises a generation without b: whichever of the two comes
+// first, the Secondary knows afterwards that b lacks the block.
+func TestColdWriteDuringAPromise(t *testing.T) {
+	c := newTestCluster(t, "a", "b", "c")
+	c.promote("a")
+	c.write("a", 0, randomBytes(bitmap.BlockBytes))
+	c.flush("a")
+	c.wait("nothing left to do", c.settled)
+	third := c.nodes["c"]
+	syncs := make(chan chan struct{})
+	hold := func(operation string) error {
+		if operation == "sync" {
+			goOn := make(chan struct{})
+			select {
+			case syncs <- goOn:
+				<-goOn
+			case <-t.Context().Done():
+			}
+		}
+		return nil
+	}
+	third.meta.fault.Store(&hold)
+	const block = 5 * bitmap.ExtentBytes / bitmap.BlockBytes
+	written := make(waitCompletion, 1)
+	c.nodes["a"].resource.Volume().Write(randomBytes(bitmap.BlockBytes), block*bitmap.BlockBytes, false, nil, written)
+	log := <-syncs // the activity log of c
+	c.crash("b")
+	c.wait("b to be removed", func() bool { conf := c.committed(); return !conf.inSync("b") })
+	c.wait("c to adopt it", func() bool {
+		third.resource.volume.mu.Lock()
+		defer third.resource.volume.mu.Unlock()
+		return third.resource.volume.outside != 0
+	})
+	close(log)
+	none := func(string) error { return nil }
+	third.meta.fault.Store(&none)
+	go func() {
+		for t.Context().Err() == nil { // what began to wait before
+			select {
+			case goOn := <-syncs:
+				close(goOn)
+			case <-t.Context().Done():
+			}
+		}
+	}()
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	c.flush("a")
+	c.wait("the log to be empty", func() bool {
+		third.resource.volume.mu.Lock()
+		defer third.resource.volume.mu.Unlock()
+		return third.resource.volume.log.empty()
+	})
+	start, _, ok := third.resource.local.store.NextDirty(1, block)
+	if !ok || start != block {
+		t.Errorf("nothing says that b lacks block %d", block)
 	}
 }

@@ -275,6 +275,7 @@ func (r *Resource) adopt(conf Configuration) {
 	keepLog := conf.samePrimary(&old) && conf.Primary != "" // the same Primary's writes go on
 	v.mu.Lock()
 	r.turnLogIntoBitsLocked(&conf, keepLog)
+	v.leaveOutLocked(conf.outsideMask(r.cfg.Node)) // in the same step: what is applied while the promise is written must not fall between
 	v.mu.Unlock()
 	err := r.growTo(&conf)
 	if err == nil {
@@ -361,6 +362,15 @@ func (r *Resource) addingMask(conf *Configuration) (mask bitmap.SlotMask) {
 	return mask
 }
 
+// leaveOutLocked has writes set bits towards replicas that leave the in-sync set. Those that get the writes all the same
+// need none.
+func (v *Volume) leaveOutLocked(slots bitmap.SlotMask) {
+	for _, s := range v.legs {
+		slots &^= bitmap.SlotBit(s.slot)
+	}
+	v.outside |= slots
+}
+
 // turnLogIntoBitsLocked sets bits for what is not stable: towards every other replica when the Primary changes, else
 // towards those that leave the in-sync set.
 func (r *Resource) turnLogIntoBitsLocked(conf *Configuration, keepLog bool) {
@@ -391,8 +401,8 @@ func (r *Resource) promise(conf *Configuration) error {
 		return nil
 	}
 	member := conf.inSync(r.cfg.Node)
-	if member && r.adopted.Generation > 0 && (r.serving || r.hearsPrimary(conf)) {
-		r.clearAdmitted(conf)
+	if member && r.adopted.Generation > 0 {
+		r.clearEqual(conf)
 	}
 	store := r.local.store
 	return r.beside(func() error {
@@ -409,16 +419,27 @@ func (r *Resource) promise(conf *Configuration) error {
 	})
 }
 
-// clearAdmitted clears the bits between this member and those that came into the set, or between all and this one if it
-// came: the admission proves equality, and what is not stable is in the transfer log. That holds only as long as the
-// Primary that admitted is heard: when its session ended the log was made bits, which have to stay.
-func (r *Resource) clearAdmitted(conf *Configuration) {
-	came := !r.adopted.inSync(r.cfg.Node)
-	if came {
+// clearEqual clears the bits between this member and others that are known to be equal.
+//
+// An admission proves equality, but for what is in the transfer log. That helps only as long as the Primary that admitted is
+// heard: when its session ended the log was made bits, which have to stay. And at a clean demotion all members are equal: those
+// that came in before the Primary of conf are if it was promoted since, as any other promotion leaves it alone in the set.
+func (r *Resource) clearEqual(conf *Configuration) {
+	me := r.cfg.Node
+	came := !r.adopted.inSync(me)
+	heard := r.serving || r.hearsPrimary(conf)
+	equal := func(node string) bool {
+		return conf.Clean || conf.PrimarySince > r.adopted.PrimarySince && conf.replica(node).AdmittedAt < conf.PrimarySince
+	}
+	if came && (heard || equal(me)) {
 		r.volume.unmark()
 	}
 	for _, replica := range conf.Replicas {
-		if replica.Node != r.cfg.Node && conf.inSync(replica.Node) && (came || !r.adopted.inSync(replica.Node)) {
+		if replica.Node == me || !conf.inSync(replica.Node) {
+			continue
+		}
+		admitted := heard && (came || !r.adopted.inSync(replica.Node))
+		if admitted || equal(me) && equal(replica.Node) {
 			r.local.store.ClearAll(replica.Slot)
 			r.recovered &^= bitmap.SlotBit(replica.Slot)
 		}
