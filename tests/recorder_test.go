@@ -24,6 +24,7 @@ const blockBytes = 4096
 type recorder struct {
 	firstBlock, blockCount uint64
 	workers                int
+	earlier                *recorder // another, whose writes may be found where this one has none that was acknowledged
 
 	mu           sync.Mutex
 	blocks       map[uint64]*blockHistory
@@ -192,6 +193,9 @@ func (r *recorder) check(ctx context.Context, client *nbdclient.Client) error {
 		number, err := readBlock(p, block)
 		if err != nil {
 			return err
+		}
+		if r.earlier != nil && h.acknowledged == 0 && r.earlier.blocks[block] != nil {
+			continue // it may hold what was there before; only unanswered writes have gone to it since
 		}
 		if err := h.settle(block, number); err != nil {
 			return err

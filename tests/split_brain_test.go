@@ -85,6 +85,7 @@ func divided(t *testing.T) (s *scenario, onA, onB *recorder, diskA string) {
 	s.kill(a)
 	<-l.done
 	diskA = s.copyDisk(a)
+	onB.earlier = onA
 
 	s.restart(b)
 	s.refuses(b, "only if that can't be: duet primary r0 --force", "primary", "r0")
