@@ -279,3 +279,32 @@ func TestDisklessPrimaryLosesItsPeer(t *testing.T) {
 		})
 	}
 }
+
+// The machine of the only replica in sync restarts under a Primary that has no disk: neither can go on, and the role is
+// given up for the one that has the data.
+func TestDisklessPrimaryGivesUpForARestartedPeer(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 10)
+	c.detach("a")
+	c.crash("b")
+	waiting := make(waitCompletion, 1)
+	c.nodes["a"].resource.Volume().Write(randomBytes(bitmap.BlockBytes), 0, false, nil, waiting)
+	c.arbiter.mu.Lock()
+	c.arbiter.conf.Generation++
+	c.arbiter.conf.Replicas = append([]Replica(nil), c.arbiter.conf.Replicas...)
+	c.arbiter.conf.replica("b").AdmittedBoot = "before"
+	c.arbiter.learn(c.arbiter.conf)
+	c.arbiter.mu.Unlock()
+	c.start("b")
+	c.wait("a gives the role up", func() bool { conf := c.committed(); return conf.Primary == "" && !conf.Clean })
+	if err := <-waiting; err == nil {
+		t.Fatal("a write was acknowledged that no Primary has")
+	}
+	c.wait("b takes over", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
+	if err := c.reattach("a"); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("all in sync", c.allInSync)
+	c.equal()
+}

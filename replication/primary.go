@@ -153,6 +153,12 @@ func (r *Resource) propose() {
 			continue // nothing is written any more either, so it stays in the set
 		}
 		if r.adopted.soleCopy(l.node) {
+			if l.session != nil && r.adopted.restarted(l.node, l.session.hello.BootID) {
+				// It can't leave the set, and nobody but it can go on: as Primary, with what it may have lost on record.
+				p.Kind, p.Reason = ProposeDemote, fmt.Sprintf("%s has no data of its own, and the machine of %s, which has, restarted", r.cfg.Node, l.node)
+				r.start(p)
+				return
+			}
 			continue
 		}
 		member := r.adopted.inSync(l.node)
@@ -196,7 +202,7 @@ func (r *Resource) propose() {
 	}
 	if r.demoting != nil && !r.differing() && r.quiet() {
 		// What the only disk holds of the time before it failed may be nowhere but in memory.
-		p.Kind, p.Clean = ProposeDemote, !r.detached || !r.adopted.inSync(r.cfg.Node)
+		p.Kind, p.Clean, p.Hold = ProposeDemote, !r.detached || !r.adopted.inSync(r.cfg.Node), r.demotionHolds
 		r.start(p)
 	}
 }
@@ -509,7 +515,8 @@ func (r *Resource) pauseFor(ctx context.Context, d time.Duration) error {
 // already, given up as any other.
 func (r *Resource) Demote(ctx context.Context) error { return r.demote(ctx, true) }
 
-// demote is Demote. Without patience it doesn't wait for a promotion that is asked for: who closes has no use of the answer.
+// demote is Demote. Without patience it doesn't wait for a promotion that is asked for, nor holds later ones: who closes has no
+// use of the answer, and comes back.
 func (r *Resource) demote(ctx context.Context, patience bool) error {
 	if err := r.call(ctx, func() { r.demotions++ }); err != nil {
 		return err
@@ -526,7 +533,7 @@ func (r *Resource) demote(ctx context.Context, patience bool) error {
 			case r.demoting != nil:
 				done <- fmt.Errorf("%w: a demotion is under way already", ErrRefused)
 			default:
-				r.demoting = done
+				r.demoting, r.demotionHolds = done, patience
 			}
 		})
 		if err != nil {

@@ -43,32 +43,34 @@ type Resource struct {
 	doubtful bool          // the disk was Inconsistent when it was attached: what is read of it may not be on it
 
 	// ---- the control loop's ----
-	learned    Configuration // the newest known
-	adopted    Configuration // the one acted in; its generation is promised
-	serving    bool          // this incarnation is Primary in adopted
-	demoting   chan error    // not nil: a demotion is under way
-	demotions  uint64        // asked for so far: a promotion that began before the newest is void
-	promotions int           // calls of Promote under way
-	unresolved uint64        // the newest generation of a promotion whose outcome is not known
-	detached   bool          // the disk failed or was never attached
-	failure    string        // why the disk is not used
-	slow       string        // what of the disk has not returned for long, and is waited for
-	occupied   string        // what an operator's command is doing with the disk; "": nothing
-	leaving    bool          // the Primary's disk is to be detached in good order
-	holding    bool          // no session may begin
-	former     *formerDisk   // not closed yet
-	pull       *pull         // the Primary's own disk is brought up to date; nil: it need not be, or nobody is there
-	pulls      uint64        // begun so far
-	selfAdding bool          // the admission of the Primary's own disk may be in flight
-	links      map[string]*link
-	proposal   bool // one is under way
-	retryAt    time.Time
-	closing    bool
-	reason     string // why requests wait
-	graceEnd   time.Time
-	verify     *verification // the newest; nil: none since the start
-	suspension *suspension   // the operator's; nil: none
-	undo       undoState     // of this replica, when it is given up
+	learned  Configuration // the newest known
+	adopted  Configuration // the one acted in; its generation is promised
+	serving  bool          // this incarnation is Primary in adopted
+	demoting chan error    // not nil: a demotion is under way
+	// demotionHolds: nobody is promoted after the demotion under way without being asked for.
+	demotionHolds bool
+	demotions     uint64      // asked for so far: a promotion that began before the newest is void
+	promotions    int         // calls of Promote under way
+	unresolved    uint64      // the newest generation of a promotion whose outcome is not known
+	detached      bool        // the disk failed or was never attached
+	failure       string      // why the disk is not used
+	slow          string      // what of the disk has not returned for long, and is waited for
+	occupied      string      // what an operator's command is doing with the disk; "": nothing
+	leaving       bool        // the Primary's disk is to be detached in good order
+	holding       bool        // no session may begin
+	former        *formerDisk // not closed yet
+	pull          *pull       // the Primary's own disk is brought up to date; nil: it need not be, or nobody is there
+	pulls         uint64      // begun so far
+	selfAdding    bool        // the admission of the Primary's own disk may be in flight
+	links         map[string]*link
+	proposal      bool // one is under way
+	retryAt       time.Time
+	closing       bool
+	reason        string // why requests wait
+	graceEnd      time.Time
+	verify        *verification // the newest; nil: none since the start
+	suspension    *suspension   // the operator's; nil: none
+	undo          undoState     // of this replica, when it is given up
 	// recovered: towards these slots there are bits that stem from the activity log of a crash.
 	recovered bitmap.SlotMask
 }

@@ -61,7 +61,7 @@ func commandOf(p replication.Proposal) (quorum.Command, error) {
 			Promised: p.Promised, Reason: p.Reason, Now: now}, nil
 	case replication.ProposeDemote:
 		return quorum.Demote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Clean: p.Clean,
-			Hold: true, Reason: p.Reason}, nil
+			Hold: p.Hold, Reason: p.Reason}, nil
 	case replication.ProposeRemove:
 		return quorum.RemoveInSync{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation,
 			Target: p.Target, Reason: p.Reason, Now: now}, nil
