@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"duet/tests/register"
 )
 
 // check reports what in the history no single disk could have answered: every block is a register whose
@@ -76,7 +78,7 @@ func (c *blockCheck) runEra(sector int, from, to int64) error {
 			read[e.sectors[sector]] = true
 		}
 	}
-	var accesses []access
+	var accesses []register.Access
 	for _, e := range c.events {
 		begin, end := e.begin, e.end
 		if begin < from && end >= from || begin < to && end >= to {
@@ -88,13 +90,13 @@ func (c *blockCheck) runEra(sector int, from, to int64) error {
 		case begin >= to || end < from:
 			continue
 		}
-		a := access{write: e.kind == kindWrite, value: e.value, call: max(begin, from), end: end}
+		a := register.Access{Write: e.kind == kindWrite, Value: e.value, Call: max(begin, from), End: end}
 		if e.kind == kindRead {
-			a.value = e.sectors[sector]
+			a.Value = e.sectors[sector]
 		}
 		accesses = append(accesses, a)
 	}
-	if stuck := linearize(accesses, c.possible(from)); stuck != nil {
+	if stuck := register.Linearize(accesses, c.possible(from)); stuck != nil {
 		return fmt.Errorf("block %d, sector %d: no order explains what was read since %d; %s", c.block, sector, from, c.explain(from, stuck))
 	}
 	return nil
@@ -138,11 +140,11 @@ func (c *blockCheck) stable(w *event, at int64) bool {
 }
 
 // explain says how far the search came, and lists what happened to the block.
-func (c *blockCheck) explain(from int64, stuck *impasse) string {
+func (c *blockCheck) explain(from int64, stuck *register.Impasse) string {
 	text := fmt.Sprintf("possible at first: %v; the longest order has %d of %d, leaves %d, and can't go on with: %v", c.possible(from),
-		stuck.ordered, stuck.total, stuck.value, stuck.next)
-	if stuck.states >= mostStates {
-		text += fmt.Sprintf("; NO VERDICT: given up after %d states", stuck.states)
+		stuck.Ordered, stuck.Total, stuck.Value, stuck.Next)
+	if stuck.States >= register.MostStates {
+		text += fmt.Sprintf("; NO VERDICT: given up after %d states", stuck.States)
 	}
 	all := append(slices.Clone(c.events), c.flushes...)
 	slices.SortFunc(all, func(a, b *event) int { return int(a.begin - b.begin) })

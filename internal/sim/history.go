@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+
+	"duet/tests/register"
 )
 
 // kind is what a client did.
@@ -16,7 +18,7 @@ const (
 )
 
 // noAnswer is the end of an operation whose outcome the client never learned. It may have happened, or happen later.
-const noAnswer = int64(1) << 60
+const noAnswer = register.NoAnswer
 
 // event is an operation of a client on one block, or a flush. Begin and end are positions in the one order of all events.
 type event struct {

@@ -1,4 +1,4 @@
-package sim
+package register
 
 import (
 	"encoding/binary"
@@ -6,37 +6,46 @@ import (
 	"slices"
 )
 
-// access is a read or a write of a register, which happens at one moment between call and end.
-type access struct {
-	write     bool
-	value     uint64
-	call, end int64 // the end of a write that nobody answered is noAnswer: it happens at some moment, or never
+// NoAnswer is the end of an access whose outcome the client never learned.
+const NoAnswer = int64(1) << 60
+
+// Access is a read or a write of a register, which happens at one moment between Call and End.
+type Access struct {
+	Write     bool
+	Value     uint64
+	Call, End int64 // the End of a write that nobody answered is NoAnswer: it happens at some moment, or never
+	// Until, unless it is 0, is a bound of a write that nobody answered: it happens before anything that is called later, or
+	// never. The values of a register with such writes must be unique.
+	Until int64
 }
 
 // String describes an access in a report.
-func (a access) String() string {
+func (a Access) String() string {
 	what := "read"
-	if a.write {
+	if a.Write {
 		what = "write"
 	}
-	return fmt.Sprintf("%s %d in [%d,%d]", what, a.value, a.call, a.end)
+	if a.End == NoAnswer {
+		return fmt.Sprintf("%s %d from %d, unanswered, before %d or never", what, a.Value, a.Call, a.Until)
+	}
+	return fmt.Sprintf("%s %d in [%d,%d]", what, a.Value, a.Call, a.End)
 }
 
-// mostStates bounds a search. Real histories need some hundred states per block: no more than a few accesses overlap.
-const mostStates = 5_000_000
+// MostStates bounds a search. Real histories need some hundred states per block: no more than a few accesses overlap.
+const MostStates = 5_000_000
 
 // statesOfReport bounds the search that only serves a report.
 const statesOfReport = 50_000
 
-// impasse says how far a search came that found no order.
-type impasse struct {
-	states         int
-	ordered, total int    // of what must happen, in the longest order
-	value          uint64 // of the register behind it
-	next           access // what would have to come then, at the latest
+// Impasse says how far a search came that found no order.
+type Impasse struct {
+	States         int    // MostStates: there may be an order all the same
+	Ordered, Total int    // of what must happen, in the longest order
+	Value          uint64 // of the register behind it
+	Next           Access // what would have to come then, at the latest
 }
 
-// linearize looks for an order of the accesses that explains every read, when the register holds one of the initial
+// Linearize looks for an order of the accesses that explains every read, when the register holds one of the initial
 // values at first. It returns nil if there is one.
 //
 // It tries one access after the other, and visits each pair of what has happened and what the register holds once.
@@ -46,8 +55,8 @@ type impasse struct {
 //     that was called first.
 //   - A value that is still to be read and that nobody will write again is not overwritten.
 //   - Initial values that nobody reads are as good as each other.
-func linearize(accesses []access, initial []uint64) *impasse {
-	s := newRegisterSearch(accesses, mostStates)
+func Linearize(accesses []Access, initial []uint64) *Impasse {
+	s := newRegisterSearch(accesses, MostStates)
 	if s.run(initial) {
 		return nil
 	}
@@ -56,20 +65,20 @@ func linearize(accesses []access, initial []uint64) *impasse {
 	if !long.run(initial) { // for a report that comes as far as possible
 		s.best = long.best
 	}
-	s.best.states = len(s.seen)
+	s.best.States = len(s.seen)
 	return &s.best
 }
 
 // registerSearch is a search under way. Everything but best and seen is as it was when explore returns false.
 type registerSearch struct {
-	accesses  []access         // by call
+	accesses  []Access         // by call
 	optional  map[uint64][]int // unanswered writes by value
 	done      []uint64         // a bit for each access that has happened
 	left      int              // accesses that must still happen
 	reads     map[uint64]int   // still to happen, by value
 	writes    map[uint64]int   // that can still happen, by value
 	seen      map[string]bool
-	best      impasse
+	best      Impasse
 	most      int  // states
 	exhausted bool // there were more
 	overwrite bool // even what is still to be read
@@ -95,30 +104,30 @@ func (s *registerSearch) run(initial []uint64) bool {
 	return false
 }
 
-func newRegisterSearch(accesses []access, most int) *registerSearch {
+func newRegisterSearch(accesses []Access, most int) *registerSearch {
 	s := &registerSearch{most: most, accesses: slices.Clone(accesses), optional: map[uint64][]int{}, done: make([]uint64, (len(accesses)+63)/64),
 		reads: map[uint64]int{}, writes: map[uint64]int{}, seen: map[string]bool{}}
-	slices.SortStableFunc(s.accesses, func(a, b access) int { return int(a.call - b.call) })
+	slices.SortStableFunc(s.accesses, func(a, b Access) int { return int(a.Call - b.Call) })
 	for i, a := range s.accesses {
 		switch {
-		case !a.write:
-			s.reads[a.value]++
-		case a.end == noAnswer:
-			s.optional[a.value] = append(s.optional[a.value], i)
-			s.writes[a.value]++
+		case !a.Write:
+			s.reads[a.Value]++
+		case a.End == NoAnswer:
+			s.optional[a.Value] = append(s.optional[a.Value], i)
+			s.writes[a.Value]++
 		default:
-			s.writes[a.value]++
+			s.writes[a.Value]++
 		}
 		if s.required(i) {
 			s.left++
 		}
 	}
-	s.best = impasse{ordered: -1, total: s.left}
+	s.best = Impasse{Ordered: -1, Total: s.left}
 	return s
 }
 
 func (s *registerSearch) required(i int) bool {
-	return !s.accesses[i].write || s.accesses[i].end != noAnswer
+	return !s.accesses[i].Write || s.accesses[i].End != NoAnswer
 }
 
 func (s *registerSearch) isDone(i int) bool { return s.done[i/64]&(1<<(i%64)) != 0 }
@@ -127,10 +136,10 @@ func (s *registerSearch) isDone(i int) bool { return s.done[i/64]&(1<<(i%64)) !=
 func (s *registerSearch) mark(i, by int) {
 	s.done[i/64] ^= 1 << (i % 64)
 	counts := s.reads
-	if s.accesses[i].write {
+	if s.accesses[i].Write {
 		counts = s.writes
 	}
-	counts[s.accesses[i].value] -= by
+	counts[s.accesses[i].Value] -= by
 	if s.required(i) {
 		s.left -= by
 	}
@@ -143,9 +152,9 @@ func (s *registerSearch) explore(value uint64, first int) bool {
 		return s.left == 0
 	}
 	if s.visit(value, latest) {
-		for _, i := range s.choices(value, first, s.accesses[latest].end) {
+		for _, i := range s.choices(value, first, s.accesses[latest].End) {
 			s.mark(i, 1)
-			if s.explore(s.accesses[i].value, first) {
+			if s.explore(s.accesses[i].Value, first) {
 				return true
 			}
 			s.mark(i, -1)
@@ -166,8 +175,8 @@ func (s *registerSearch) takeReads(value uint64, from int) (taken []int, first, 
 		if latest < 0 {
 			return taken, first, latest
 		}
-		for i := first; i < len(s.accesses) && s.accesses[i].call <= s.accesses[latest].end; i++ {
-			if a := s.accesses[i]; !a.write && a.value == value && !s.isDone(i) {
+		for i := first; i < len(s.accesses) && s.accesses[i].Call <= s.accesses[latest].End; i++ {
+			if a := s.accesses[i]; !a.Write && a.Value == value && !s.isDone(i) {
 				s.mark(i, 1)
 				taken = append(taken, i)
 			}
@@ -183,14 +192,14 @@ func (s *registerSearch) takeReads(value uint64, from int) (taken []int, first, 
 func (s *registerSearch) horizon(from int) (first, latest int) {
 	first, latest = len(s.accesses), -1
 	for i := from; i < len(s.accesses); i++ {
-		if latest >= 0 && s.accesses[i].call > s.accesses[latest].end {
+		if latest >= 0 && s.accesses[i].Call > s.accesses[latest].End {
 			break
 		}
 		if s.isDone(i) || !s.required(i) {
 			continue
 		}
 		first = min(first, i)
-		if latest < 0 || s.accesses[i].end < s.accesses[latest].end {
+		if latest < 0 || s.accesses[i].End < s.accesses[latest].End {
 			latest = i
 		}
 	}
@@ -208,8 +217,8 @@ func (s *registerSearch) visit(value uint64, latest int) bool {
 	}
 	s.seen[string(key)] = true
 	s.exhausted = len(s.seen) >= s.most
-	if ordered := s.best.total - s.left; ordered > s.best.ordered {
-		s.best.ordered, s.best.value, s.best.next = ordered, value, s.accesses[latest]
+	if ordered := s.best.Total - s.left; ordered > s.best.Ordered {
+		s.best.Ordered, s.best.Value, s.best.Next = ordered, value, s.accesses[latest]
 	}
 	return true
 }
@@ -220,14 +229,15 @@ func (s *registerSearch) choices(value uint64, first int, horizon int64) []int {
 		return nil
 	}
 	var found []int
-	for i := first; i < len(s.accesses) && s.accesses[i].call <= horizon; i++ {
+	for i := first; i < len(s.accesses) && s.accesses[i].Call <= horizon; i++ {
 		a := s.accesses[i]
 		switch {
 		case s.isDone(i) || !s.required(i):
-		case a.write:
+		case a.Write:
 			found = append(found, i)
 		default:
-			if w := s.unanswered(a.value); w >= 0 && s.accesses[w].call <= horizon && !slices.Contains(found, w) {
+			w := s.unanswered(a.Value)
+			if w >= 0 && s.accesses[w].Call <= horizon && !slices.Contains(found, w) && !s.tooLate(s.accesses[w].Until) {
 				found = append(found, w)
 			}
 		}
@@ -243,4 +253,23 @@ func (s *registerSearch) unanswered(value uint64) int {
 		}
 	}
 	return -1
+}
+
+// tooLate reports whether something has happened that was called after the bound of a write.
+func (s *registerSearch) tooLate(until int64) bool {
+	if until == 0 {
+		return false
+	}
+	after, _ := slices.BinarySearchFunc(s.accesses, until, func(a Access, t int64) int {
+		if a.Call <= t {
+			return -1
+		}
+		return 1
+	})
+	for i := after; i < len(s.accesses); i++ {
+		if s.isDone(i) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,4 +1,4 @@
-package sim
+package register
 
 import (
 	"fmt"
@@ -13,8 +13,9 @@ import (
 
 // step is an access as porcupine's model sees it.
 type step struct {
-	write bool
-	value uint64
+	write   bool
+	value   uint64
+	perhaps bool // the write may not happen
 }
 
 // register is the same register for porcupine.
@@ -30,6 +31,8 @@ func register(initial []uint64) porcupine.Model {
 		Step: func(state, input, _ any) []any {
 			s := input.(step)
 			switch {
+			case s.perhaps:
+				return []any{s.value, state}
 			case s.write:
 				return []any{s.value}
 			case s.value == state.(uint64):
@@ -43,15 +46,18 @@ func register(initial []uint64) porcupine.Model {
 }
 
 // oracle is what porcupine says.
-func oracle(t *testing.T, accesses []access, initial []uint64) bool {
+func oracle(t *testing.T, accesses []Access, initial []uint64) bool {
 	t.Helper()
 	var operations []porcupine.Operation
 	for i, a := range accesses {
-		end := a.end
-		if end == noAnswer {
+		end := a.End
+		if end == NoAnswer {
 			end = math.MaxInt64 // an order may have it behind everything else, where it means nothing
+			if a.Until != 0 {
+				end = a.Until
+			}
 		}
-		operations = append(operations, porcupine.Operation{ClientId: i, Input: step{a.write, a.value}, Call: a.call, Return: end})
+		operations = append(operations, porcupine.Operation{ClientId: i, Input: step{write: a.Write, value: a.Value, perhaps: a.Until != 0}, Call: a.Call, Return: end})
 	}
 	verdict := porcupine.CheckOperationsTimeout(register(initial), operations, time.Minute)
 	if verdict == porcupine.Unknown {
@@ -62,20 +68,20 @@ func oracle(t *testing.T, accesses []access, initial []uint64) bool {
 
 // randomAccesses are those of a few clients of a register that works, or nearly: reads return what was there at some
 // moment of theirs, and then some are changed at random. Some writes are unanswered, some of those have no effect.
-func randomAccesses(random *rand.Rand, clients, length, soundness int) (accesses []access, initial []uint64) {
+func randomAccesses(random *rand.Rand, clients, length, soundness int, unique bool) (accesses []Access, initial []uint64) {
 	initial = []uint64{0, 101, 102, 103}[:1+random.IntN(4)]
 	current := initial[random.IntN(len(initial))]
 	type pending struct {
-		access
+		Access
 		happened bool
 	}
 	busy := make([]*pending, clients)
 	var late []*pending // unanswered, and may still happen
 	happen := func(p *pending) {
-		if p.happened = true; p.write {
-			current = p.value
+		if p.happened = true; p.Write {
+			current = p.Value
 		} else {
-			p.value = current
+			p.Value = current
 		}
 	}
 	for now, written := int64(1), uint64(0); len(accesses) < length && now < 40*int64(length); now++ {
@@ -87,22 +93,22 @@ func randomAccesses(random *rand.Rand, clients, length, soundness int) (accesses
 		p := busy[c]
 		switch {
 		case p == nil:
-			p = &pending{access: access{write: random.IntN(2) == 0, call: now, end: noAnswer}}
-			if p.write && random.IntN(4) > 0 {
+			p = &pending{Access: Access{Write: random.IntN(2) == 0, Call: now, End: NoAnswer}}
+			if p.Write && (unique || random.IntN(4) > 0) {
 				written++
-				p.value = written
+				p.Value = written
 			}
-			if busy[c] = p; random.IntN(8) == 0 && written > 0 {
-				p.value = 1 // not unique either
+			if busy[c] = p; !unique && random.IntN(8) == 0 && written > 0 {
+				p.Value = 1 // not unique either
 			}
-		case !p.happened && (random.IntN(3) > 0 || !p.write):
+		case !p.happened && (random.IntN(3) > 0 || !p.Write):
 			happen(p)
 		case p.happened && random.IntN(5) > 0:
-			p.end = now
+			p.End = now
 			fallthrough
 		default:
-			if p.write || p.happened && p.end != noAnswer {
-				accesses = append(accesses, p.access)
+			if p.Write || p.happened && p.End != NoAnswer {
+				accesses = append(accesses, p.Access)
 			}
 			if !p.happened {
 				late = append(late, p)
@@ -111,8 +117,8 @@ func randomAccesses(random *rand.Rand, clients, length, soundness int) (accesses
 		}
 	}
 	for i := range accesses { // and now and then nonsense
-		if a := &accesses[i]; !a.write && random.IntN(soundness) == 0 {
-			a.value = uint64(random.IntN(4))
+		if a := &accesses[i]; !a.Write && random.IntN(soundness) == 0 {
+			a.Value = uint64(random.IntN(4))
 		}
 	}
 	return accesses, initial
@@ -123,8 +129,8 @@ func TestRegisterAgainstPorcupine(t *testing.T) {
 	legal, illegal := 0, 0
 	for seed := range uint64(30_000) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		accesses, initial := randomAccesses(random, 1+random.IntN(4), 2+random.IntN(12), 8)
-		stuck, want := linearize(accesses, initial), oracle(t, accesses, initial)
+		accesses, initial := randomAccesses(random, 1+random.IntN(4), 2+random.IntN(12), 8, false)
+		stuck, want := Linearize(accesses, initial), oracle(t, accesses, initial)
 		if (stuck == nil) != want {
 			t.Fatalf("seed %d: legal is %v, and porcupine says %v\n%v\ninitially %v", seed, stuck == nil, want, accesses, initial)
 		}
@@ -146,8 +152,8 @@ func TestRegisterIsFast(t *testing.T) {
 	most, legal := 0, 0
 	const histories = 200
 	for seed := range uint64(histories) {
-		accesses, initial := randomAccesses(rand.New(rand.NewPCG(seed, 1)), 6, 500, 1000)
-		s := newRegisterSearch(accesses, mostStates)
+		accesses, initial := randomAccesses(rand.New(rand.NewPCG(seed, 1)), 6, 500, 1000, false)
+		s := newRegisterSearch(accesses, MostStates)
 		if s.run(initial) {
 			legal++
 		}
@@ -161,12 +167,43 @@ func TestRegisterIsFast(t *testing.T) {
 
 // TestImpasse: what a report says of a lost write.
 func TestImpasse(t *testing.T) {
-	stuck := linearize([]access{{write: true, value: 1, call: 1, end: 2}, {value: 1, call: 3, end: 4}, {value: 0, call: 5, end: 6}}, []uint64{0})
+	stuck := Linearize([]Access{{Write: true, Value: 1, Call: 1, End: 2}, {Value: 1, Call: 3, End: 4}, {Value: 0, Call: 5, End: 6}}, []uint64{0})
 	if stuck == nil {
 		t.Fatal("a lost write is legal")
 	}
-	stuck.states = 0
-	if got, want := fmt.Sprint(*stuck), fmt.Sprint(impasse{0, 2, 3, 1, access{value: 0, call: 5, end: 6}}); got != want {
+	stuck.States = 0
+	if got, want := fmt.Sprint(*stuck), fmt.Sprint(Impasse{0, 2, 3, 1, Access{Value: 0, Call: 5, End: 6}}); got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestBoundsAgainstPorcupine does the same where unanswered writes have bounds, before their last moment or behind it.
+func TestBoundsAgainstPorcupine(t *testing.T) {
+	legal, illegal, strict := 0, 0, 0
+	for seed := range uint64(30_000) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		accesses, initial := randomAccesses(random, 1+random.IntN(4), 2+random.IntN(12), 30, true)
+		lenient := Linearize(accesses, initial) == nil
+		for i := range accesses {
+			if a := &accesses[i]; a.End == NoAnswer {
+				a.Until = a.Call + random.Int64N(30)
+			}
+		}
+		stuck, want := Linearize(accesses, initial), oracle(t, accesses, initial)
+		if (stuck == nil) != want {
+			t.Fatalf("seed %d: legal is %v, and porcupine says %v\n%v\ninitially %v", seed, stuck == nil, want, accesses, initial)
+		}
+		switch {
+		case want:
+			legal++
+		case lenient:
+			strict++
+		default:
+			illegal++
+		}
+	}
+	t.Logf("%d legal, %d illegal, %d for their bounds alone", legal, illegal, strict)
+	if legal < 1000 || illegal < 1000 || strict < 100 {
+		t.Error("the histories are one-sided")
 	}
 }
