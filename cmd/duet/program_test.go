@@ -22,6 +22,8 @@ func TestUsageErrors(t *testing.T) {
 		{"--timeout never status", "never"},
 		{"primary", "RESOURCE is missing"},
 		{"secondary", "RESOURCE is missing"},
+		{"role", "RESOURCE is missing"},
+		{"role r0 --facts --json", "exclude each other"},
 		{"connect", "RESOURCE is missing"},
 		{"disconnect", "RESOURCE is missing"},
 		{"resync status", "RESOURCE is missing"},
@@ -85,7 +87,7 @@ func TestUsageErrors(t *testing.T) {
 // Without a daemon every command that needs one says so and how to start it, with exit code 3.
 func TestNoDaemon(t *testing.T) {
 	for _, line := range []string{
-		"status", "status r0 --json", "primary r0", "secondary r0", "connect r0", "disconnect r0 n2", "token", "node list",
+		"status", "status r0 --json", "primary r0", "secondary r0", "role r0", "role r0 --facts", "connect r0", "disconnect r0 n2", "token", "node list",
 		"resource list", "resource show r0", "resource delete r0", "resource create r0 --size 1GiB --on a=/x",
 		"resync status r0", "resync pause r0", "resync resume r0", "resync set r0 --max-rate off", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "version --daemon",
 	} {
@@ -138,6 +140,7 @@ func TestOutput(t *testing.T) {
 		{"resource create r0 --size 1GiB --on n1=/x --on n2=/y", "n1 is Primary", `"name": "r0"`},
 		{"primary r0", "r0: Primary since generation 4\n", `"role": "Primary"`},
 		{"secondary r0", "r0: Secondary since generation 5\n", `"role": "Secondary"`},
+		{"role r0", "Primary\n", `"standing": "current"`},
 		{"resync status r0", "none\n", `"state": "none"`},
 		{"resync status r0 --watch", "none\n", `"eta-s": null`},
 		{"explain r0", "n3: not connected: connection refused\n", `"question": "is its disk new?"`},
@@ -165,6 +168,28 @@ func TestOutput(t *testing.T) {
 		if printed.code != 0 || !json.Valid([]byte(printed.stdout)) || !strings.Contains(printed.stdout, tt.key) {
 			t.Errorf("duet %s --json: exit code %d, %q, want %q", tt.line, printed.code, printed.stdout, tt.key)
 		}
+	}
+}
+
+// A script can tell a resource that is not here from a daemon that can't say: the first is an answer.
+func TestRoleForScripts(t *testing.T) {
+	node := healthy()
+	dir := serve(t, node)
+	got := duet(t.Context(), dir, "role", "r0", "--facts")
+	want := "role=Primary\ndisk-state=UpToDate\nstanding=current\nserves=yes\nsuspended-by=no\nquorum=yes\npromotion=auto\nprimary=n1\nin-sync=n1,n2\n"
+	if got.code != 0 || got.stdout != want {
+		t.Errorf("exit code %d, %q, want %q", got.code, got.stdout, want)
+	}
+	got = duet(t.Context(), dir, "role", "r1", "--facts")
+	if got.code != 0 || !strings.HasPrefix(got.stdout, "role=none\n") || got.stderr != "" {
+		t.Errorf("a resource that is not here: exit code %d, %q, %q", got.code, got.stdout, got.stderr)
+	}
+	if got = duet(t.Context(), dir, "role", "r1"); got.code != control.ExitFailed || !strings.Contains(got.stderr, "no resource r1") {
+		t.Errorf("without --facts: exit code %d, %q", got.code, got.stderr)
+	}
+	node.failure = control.Errorf(control.CodeInternal, "can't say")
+	if got = duet(t.Context(), dir, "role", "r0", "--facts"); got.code != control.ExitFailed || got.stdout != "" {
+		t.Errorf("a daemon that can't say: exit code %d, %q", got.code, got.stdout)
 	}
 }
 
