@@ -19,6 +19,7 @@ type Channel string
 const (
 	ChannelRaft    Channel = "raft"
 	ChannelForward Channel = "forward"
+	ChannelBeat    Channel = "beat"
 )
 
 // Seed is a node to ask before this one knows the cluster. Node may be "": whoever answers at Address.
@@ -74,6 +75,8 @@ type Timing struct {
 	Store     time.Duration // a log write slower than this is a failed disk; default 2 s
 	Dial      time.Duration // bound of connecting in order to forward; default 250 ms
 	Propose   time.Duration // bound of a call whose context has no earlier end; default 10 s
+	Beat      time.Duration // between two beats; default 40 ms
+	Suspect   time.Duration // a node of which nothing was heard for this long is suspected; default 200 ms
 
 	SnapshotInterval  time.Duration // how often it is checked whether a snapshot is due; default 2 min
 	SnapshotThreshold uint64        // log entries that make a snapshot due; default 1024
@@ -94,6 +97,8 @@ func (t Timing) withDefaults() Timing {
 	orDuration(&t.Store, 2*time.Second)
 	orDuration(&t.Dial, 250*time.Millisecond)
 	orDuration(&t.Propose, 10*time.Second)
+	orDuration(&t.Beat, 40*time.Millisecond)
+	orDuration(&t.Suspect, 5*t.Beat)
 	orDuration(&t.SnapshotInterval, 2*time.Minute)
 	if t.SnapshotThreshold == 0 {
 		t.SnapshotThreshold = 1024
@@ -108,6 +113,7 @@ func (t Timing) validate() error {
 	for name, value := range map[string]time.Duration{
 		"heartbeat": t.Heartbeat, "election": t.Election, "lease": t.Lease, "commit": t.Commit, "transport": t.Transport,
 		"store": t.Store, "dial": t.Dial, "propose": t.Propose, "snapshot interval": t.SnapshotInterval,
+		"beat": t.Beat, "suspect": t.Suspect,
 	} {
 		if value <= 0 {
 			return fmt.Errorf("quorum: timing: %s is %s", name, value)
@@ -116,6 +122,8 @@ func (t Timing) validate() error {
 	switch {
 	case t.Election < t.Heartbeat:
 		return fmt.Errorf("quorum: timing: election %s is shorter than heartbeat %s", t.Election, t.Heartbeat)
+	case t.Suspect < 2*t.Beat:
+		return fmt.Errorf("quorum: timing: suspect %s is less than two beats of %s", t.Suspect, t.Beat)
 	case t.Lease > t.Heartbeat:
 		return fmt.Errorf("quorum: timing: lease %s is longer than heartbeat %s", t.Lease, t.Heartbeat)
 	}

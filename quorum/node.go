@@ -22,8 +22,9 @@ import (
 // Node is this process's part in the quorum.
 //
 // Goroutines: watchLoop (leadership, reachability, a failing store), addressLoop (keeps the Raft configuration's
-// addresses right while leader), acceptLoop and one short-lived handler per forwarded request, the store's writeLoop,
-// Raft's own, and one waiter per Raft future. Close ends them all.
+// addresses right while leader), two acceptLoops, one short-lived handler per forwarded request and a long one per node whose
+// beats come in, beatLoop and a beater per node that beats go to, the store's writeLoop, Raft's own, and one waiter per Raft
+// future. Close ends them all.
 type Node struct {
 	cfg     Config
 	log     *slog.Logger
@@ -35,16 +36,20 @@ type Node struct {
 	trans   raft.Transport
 	raft    atomic.Pointer[raft.Raft] // nil only while Start is at work: the transport is up a little earlier
 	forward net.Listener
+	beats   net.Listener // nil: nothing is heard of the others
 
 	changed *broadcast // public: the record or leadership changed
 	leader  *broadcast // leadership changed
 	view    leadership
 	dials   dialHistory
+	hearing *hearing
 
 	ctx      context.Context // ends with Close; parent of every wait
 	cancel   context.CancelFunc
 	loops    sync.WaitGroup
 	handling handlers
+	hearers  handlers       // of beats
+	beaters  sync.WaitGroup // one per other node
 	waiters  sync.WaitGroup // of Raft futures
 
 	callsMu sync.Mutex
@@ -79,7 +84,8 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	}
 	n.log = n.cfg.Logger
 	n.fsm = newFSM(n.changed)
-	n.handling.limit = maxHandlers
+	n.handling.limit, n.hearers.limit = maxHandlers, 2*maxNodes
+	n.hearing = newHearing(n.cfg.Node, n.cfg.Timing.Suspect, time.Now())
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.open(); err != nil {
 		n.cancel()
@@ -116,7 +122,11 @@ func (n *Node) open() error {
 	n.forward = n.cfg.Accept(ChannelForward)
 	n.loops.Go(func() { n.watchLoop(observations) })
 	n.loops.Go(n.addressLoop)
-	n.loops.Go(n.acceptLoop)
+	n.loops.Go(func() { n.acceptLoop(n.forward, ChannelForward, &n.handling, n.handle) })
+	if n.beats = n.cfg.Accept(ChannelBeat); n.beats != nil {
+		n.loops.Go(func() { n.acceptLoop(n.beats, ChannelBeat, &n.hearers, n.hear) })
+		n.loops.Go(n.beatLoop)
+	}
 	return nil
 }
 
@@ -287,10 +297,16 @@ func (n *Node) close() error {
 	n.callsMu.Unlock()
 	n.cancel()
 	errs := []error{closeListener(n.forward)}
+	if n.beats != nil {
+		errs = append(errs, closeListener(n.beats))
+	}
 	n.handling.closeAll()
+	n.hearers.closeAll()
 	errs = append(errs,
 		within(n.loops.Wait, "loops"),
 		within(n.handling.wait, "forwarded requests"),
+		within(n.hearers.wait, "connections that beats come in by"),
+		within(n.beaters.Wait, "connections that beats go out by"),
 		within(n.calls.Wait, "calls"),
 		// Before Raft ends: it does not answer every future once it is shut down.
 		within(n.waiters.Wait, "answers of Raft"),

@@ -65,22 +65,22 @@ func (h *handlers) closeAll() {
 
 func (h *handlers) wait() { h.wg.Wait() }
 
-// acceptLoop takes connections of the channel "forward". It owns the listener's accept side, is woken by connections,
-// and ends when Close closes the listener.
-func (n *Node) acceptLoop() {
+// acceptLoop takes connections of a channel. It owns the listener's accept side, is woken by connections, and ends when
+// Close closes the listener.
+func (n *Node) acceptLoop(l net.Listener, channel Channel, handling *handlers, handle func(net.Conn)) {
 	for {
-		conn, err := n.forward.Accept()
+		conn, err := l.Accept()
 		switch {
 		case err == nil:
-			if !n.handling.serve(conn, n.handle, n.closeQuietly) {
-				n.log.Warn("too many forwarded requests at once, one was turned away", "limit", maxHandlers)
+			if !handling.serve(conn, handle, n.closeQuietly) {
+				n.log.Warn("too many connections at once, one was turned away", "channel", channel, "limit", handling.limit)
 				n.closeQuietly(conn)
 			}
 			continue
 		case errors.Is(err, net.ErrClosed) || n.ctx.Err() != nil:
 			return
 		}
-		n.log.Warn("a connection could not be accepted", "channel", ChannelForward, "error", err)
+		n.log.Warn("a connection could not be accepted", "channel", channel, "error", err)
 		select {
 		case <-n.ctx.Done():
 			return

@@ -73,7 +73,7 @@ func DefaultTiming() Timing {
 	return Timing{
 		PingInterval: 250 * time.Millisecond,
 		PeerTimeout:  3 * time.Second,
-		Suspect:      500 * time.Millisecond,
+		Suspect:      250 * time.Millisecond,
 		AckTimeout:   20 * time.Second,
 		ConnectGrace: 5 * time.Second,
 		RetryMin:     50 * time.Millisecond,

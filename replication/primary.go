@@ -388,7 +388,14 @@ func (r *Resource) releaseRemoved() {
 // Promote makes this node Primary. Only an in-sync replica may be; the commit fences whoever was Primary before. It makes
 // it Primary once: a role that was granted and given up or taken again is not asked for again, and a demotion that is
 // asked for meanwhile ends the attempt.
-func (r *Resource) Promote(ctx context.Context) error { return r.promoteBy(ctx, r.promotion) }
+func (r *Resource) Promote(ctx context.Context) error {
+	return r.PromoteBecause(ctx, "asked for on "+r.cfg.Node)
+}
+
+// PromoteBecause is Promote with a reason for history.
+func (r *Resource) PromoteBecause(ctx context.Context, why string) error {
+	return r.promoteBy(ctx, func() (Proposal, bool, error) { return r.promotion(why) })
+}
 
 // promoteBy makes this node Primary by what propose returns, which runs on the control loop.
 func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, serving bool, err error)) error {
@@ -411,7 +418,7 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 				refusal = fmt.Errorf("%w: %s was to become Secondary meanwhile", ErrRefused, r.cfg.Node)
 			default:
 				if p, done, refusal = propose(); p.Kind != "" {
-					wait = r.candidacy(p, r.learned.Primary != "")
+					wait = r.candidacy(p, r.learned.Primary != "" && !r.ended(&r.learned))
 				}
 			}
 		})
@@ -469,7 +476,7 @@ func (r *Resource) askFor(ctx context.Context, p Proposal) (granted uint64, err 
 }
 
 // promotion is the proposal that makes this node Primary, or the reason why there is none.
-func (r *Resource) promotion() (p Proposal, serving bool, err error) {
+func (r *Resource) promotion(why string) (p Proposal, serving bool, err error) {
 	conf := &r.learned
 	switch {
 	case r.serving:
@@ -484,6 +491,10 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 		return p, false, fmt.Errorf("%w: the replica on %s is not in sync; %v have every acknowledged write", ErrRefused, r.cfg.Node, conf.InSync)
 	}
 	if l := r.links[conf.Primary]; l != nil && l.session != nil && l.session.hello.Role == "Primary" {
+		if r.ended(conf) {
+			l.session.fail(fmt.Errorf("the process of %s that was Primary has ended", l.node))
+			return p, false, nil // and again when the session has ended
+		}
 		if silence := l.session.silence(); silence > r.cfg.Timing.Suspect {
 			l.session.fail(fmt.Errorf("nothing heard of %s for %v, and %s is to be Primary", l.node, silence.Round(time.Millisecond), r.cfg.Node))
 			return p, false, nil // and again when it has ended
@@ -491,7 +502,22 @@ func (r *Resource) promotion() (p Proposal, serving bool, err error) {
 		return p, false, fmt.Errorf("%w: %s is Primary and alive; give its role up there first: duet secondary %s", ErrRefused, conf.Primary, conf.Resource)
 	}
 	return Proposal{Kind: ProposePromote, Resource: conf.Resource, Generation: conf.Generation, Node: r.cfg.Node,
-		Incarnation: r.cfg.Incarnation, Reason: "asked for on " + r.cfg.Node}, false, nil
+		Incarnation: r.cfg.Incarnation, Reason: why}, false, nil
+}
+
+// Exited notes that an incarnation of a node has certainly ended: it answers no read any more, so that no lease has to be
+// waited out.
+func (r *Resource) Exited(node string, incarnation uint64) {
+	r.post(func() {
+		if r.exited[node] < incarnation {
+			r.exited[node] = incarnation
+		}
+	})
+}
+
+// ended reports whether the Primary that conf names is known to have ended.
+func (r *Resource) ended(conf *Configuration) bool {
+	return conf.Primary != "" && r.exited[conf.Primary] >= conf.PrimaryIncarnation
 }
 
 // pause waits one back-off step.

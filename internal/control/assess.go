@@ -93,6 +93,9 @@ func assessNoPrimary(_ string, r *ResourceStatus) (string, string) {
 	if r.Primary != "" {
 		return "", ""
 	}
+	if r.Takeover != "" {
+		return "no node is Primary: " + r.Takeover, fmt.Sprintf("nothing, or `duet primary %s` on %s", r.Name, either(r.InSync))
+	}
 	return "no node is Primary: the device can't be used", fmt.Sprintf("`duet primary %s` on %s", r.Name, either(r.InSync))
 }
 

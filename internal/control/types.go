@@ -104,11 +104,13 @@ type ResourceStatus struct {
 	Devices       []DeviceStatus     `json:"devices"`
 	Connections   []ConnectionStatus `json:"connections"`
 
-	Generation uint64        `json:"generation"`
-	InSync     []string      `json:"in-sync"` // the in-sync set of the generation, sorted
-	Primary    string        `json:"primary"` // the Primary of the generation; empty when there is none
-	Lease      *LeaseStatus  `json:"lease"`   // nil where reads need no lease
-	Resync     *ResyncStatus `json:"resync"`  // the resync that ends last of those this node takes part in; nil without any
+	Generation uint64   `json:"generation"`
+	InSync     []string `json:"in-sync"` // the in-sync set of the generation, sorted
+	Primary    string   `json:"primary"` // the Primary of the generation; empty when there is none
+	// Takeover says what automatic promotion waits for, when there is no Primary that is heard.
+	Takeover string        `json:"takeover,omitempty"`
+	Lease    *LeaseStatus  `json:"lease"`  // nil where reads need no lease
+	Resync   *ResyncStatus `json:"resync"` // the resync that ends last of those this node takes part in; nil without any
 	// SuspendedBy says who lets requests wait: "user" after `duet suspend-io`, else "cluster" (a commit or a peer is waited for);
 	// "no" if nobody does. SuspendedUntil is when the user's suspension ends by itself; nil: never, or there is none.
 	SuspendedBy    string     `json:"suspended-by"`

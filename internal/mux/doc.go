@@ -19,9 +19,9 @@
 //
 // # Channels
 //
-//	raft, forward, control   data nodes and witnesses
-//	peer                     data nodes
-//	join                     holders of a join token, and these nothing else
+//	raft, forward, beat, control   data nodes and witnesses
+//	peer                           data nodes
+//	join                           holders of a join token, and these nothing else
 //
 // # Bounds
 //

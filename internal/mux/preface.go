@@ -17,6 +17,7 @@ type Channel string
 const (
 	ChannelRaft    Channel = "raft"
 	ChannelForward Channel = "forward"
+	ChannelBeat    Channel = "beat"
 	ChannelControl Channel = "control"
 	ChannelPeer    Channel = "peer"
 	ChannelJoin    Channel = "join"
@@ -26,7 +27,7 @@ const (
 // channel that doesn't exist.
 func (c Channel) admits() []pki.Kind {
 	switch c {
-	case ChannelRaft, ChannelForward, ChannelControl:
+	case ChannelRaft, ChannelForward, ChannelBeat, ChannelControl:
 		return []pki.Kind{pki.KindData, pki.KindWitness}
 	case ChannelPeer:
 		return []pki.Kind{pki.KindData}

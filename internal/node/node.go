@@ -57,6 +57,8 @@ type Node struct {
 	journal *journal
 	nbd     *nbd.Server
 	control *control.Server
+	// takeover is nil on a witness, and before the record is known.
+	takeover *Takeover
 
 	ctx    context.Context
 	cancel context.CancelFunc

@@ -97,6 +97,7 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 	defer func() { err = errors.Join(err, peers.Close()) }()
 	defer n.outlastPrimaries()
 	defer n.stopResources()
+	defer n.stopTakeover()
 	if err := n.serve(peers); err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 // startQuorum opens the Raft node on its channels.
 func (n *Node) startQuorum(ctx context.Context) error {
 	listeners := map[quorum.Channel]net.Listener{}
-	for _, channel := range []quorum.Channel{quorum.ChannelRaft, quorum.ChannelForward} {
+	for _, channel := range []quorum.Channel{quorum.ChannelRaft, quorum.ChannelForward, quorum.ChannelBeat} {
 		listener, err := n.mux.Channel(mux.Channel(channel))
 		if err != nil {
 			return err
@@ -245,6 +246,13 @@ func (n *Node) stopControl() error {
 	return err
 }
 
+// stopTakeover ends automatic promotion, before the roles are given up.
+func (n *Node) stopTakeover() {
+	if t := n.takeovers(); t != nil {
+		t.Close()
+	}
+}
+
 // serve attaches the resources and opens the ports of clients and peers.
 func (n *Node) serve(peers net.Listener) error {
 	n.syncResources()
@@ -253,6 +261,11 @@ func (n *Node) serve(peers net.Listener) error {
 	if n.config.Kind != config.KindData {
 		return nil
 	}
+	takeover := StartTakeover(TakeoverConfig{Node: n.config.Name, Incarnation: n.incarnation, Quorum: n.quorum, Replica: n.replicaOf,
+		Promote: n.takeOver, Logger: n.log})
+	n.mu.Lock()
+	n.takeover = takeover
+	n.mu.Unlock()
 	return n.startNBD()
 }
 

@@ -134,6 +134,9 @@ func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) contr
 	if replica, ok := r.Replica(n.config.Name); ok {
 		out.NodeID = replica.Slot
 	}
+	if t := n.takeovers(); t != nil {
+		out.Takeover = t.Waiting(r.Name)
+	}
 	disk := control.DeviceStatus{DiskState: control.DiskDiskless, Quorum: hasQuorum, SizeKiB: r.SizeBytes / kib}
 	if h.resource == nil {
 		out.Devices = []control.DeviceStatus{disk}

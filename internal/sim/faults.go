@@ -189,9 +189,27 @@ func (w *world) killProcess(m *machine) {
 	}
 	w.count(func(n *Counts) { n.Kills++ })
 	w.log.Info("FAULT kill", "node", m.name)
-	m.current().kill()
+	ended := m.current()
+	ended.kill()
 	w.network.loseProcess(m.name)
+	w.certify(ended)
 	w.checkMarks("after a kill of " + m.name)
+}
+
+// certify is the supervisor of a machine: in every second history it tells all nodes that it reaches that a process has ended.
+func (w *world) certify(ended *process) {
+	if w.plan.Seed%4 != 0 {
+		return
+	}
+	for _, m := range w.machines {
+		if p := m.current(); m != ended.machine && p != nil && !w.network.isCut(m.name, ended.machine.name) && !p.dead() {
+			w.later(w.network.hop(), func() {
+				if q := p.quorumNode(); q != nil {
+					q.Exited(ended.machine.name, ended.incarnation)
+				}
+			})
+		}
+	}
 }
 
 // losePower takes a machine's power: processes, page cache, connections.
@@ -304,7 +322,8 @@ func (w *world) operate(ctx context.Context) {
 	for ctx.Err() == nil {
 		pause(nil, time.Duration(100+w.operator.IntN(900))*time.Millisecond)
 		m := w.data()[w.operator.IntN(len(w.data()))]
-		if r := w.look(); r == nil || w.primaryLives() && w.operator.IntN(w.patience(m, r.Primary)) > 0 {
+		if r := w.look(); r == nil || w.primaryLives() && w.operator.IntN(w.patience(m, r.Primary)) > 0 ||
+			w.plan.Automatic && !r.Hold && w.operator.IntN(10) > 0 {
 			continue
 		}
 		replica := m.current().replica()

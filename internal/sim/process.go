@@ -142,6 +142,7 @@ func (p *process) start() error {
 	}
 	clients := p.listen(portNBD)
 	p.watching.Go(p.watch)
+	p.takeOvers()
 	p.loops.Go(func() { p.acceptPeers(peers) })
 	p.loops.Go(func() {
 		if err := p.server.Serve(clients); err != nil {
@@ -208,6 +209,24 @@ func (p *process) watch() {
 			return
 		}
 	}
+}
+
+// takeOvers begins automatic promotion; it ends before the replica is closed.
+func (p *process) takeOvers() {
+	t := node.StartTakeover(node.TakeoverConfig{Node: p.machine.name, Incarnation: p.incarnation, Quorum: p.quorum, Logger: p.log,
+		Replica: func(string) *replication.Resource { return p.replica() },
+		Promote: func(ctx context.Context, _, why string) error {
+			p.world.look() // at the record that says what is lost: the promotion may replace it before anybody else looks
+			err := p.replica().PromoteBecause(ctx, why)
+			if err == nil {
+				p.world.count(func(n *Counts) { n.Takeovers++ })
+			}
+			return err
+		}})
+	p.watching.Go(func() {
+		<-p.ctx.Done()
+		t.Close()
+	})
 }
 
 func (p *process) replica() *replication.Resource {

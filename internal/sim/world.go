@@ -31,7 +31,7 @@ const (
 // simTiming and peerTiming are slower than the real ones where that only saves work.
 var (
 	simTiming = quorum.Timing{Heartbeat: 400 * time.Millisecond, Commit: 50 * time.Millisecond, Transport: 500 * time.Millisecond,
-		Store: 2 * time.Second, Dial: 250 * time.Millisecond, Propose: 5 * time.Second}
+		Store: 2 * time.Second, Dial: 250 * time.Millisecond, Propose: 5 * time.Second, Beat: 100 * time.Millisecond, Suspect: 400 * time.Millisecond}
 	peerTiming = replication.Timing{PingInterval: 250 * time.Millisecond, PeerTimeout: 1500 * time.Millisecond, AckTimeout: 3 * time.Second,
 		ConnectGrace: 3 * time.Second, RetryMin: 50 * time.Millisecond, RetryMax: time.Second, IdleBarrier: 500 * time.Millisecond,
 		BusyBarrier: 2 * time.Second, DiskTimeout: 1200 * time.Millisecond,
@@ -44,14 +44,16 @@ type Plan struct {
 	Replicas int           // 2 or 3
 	Length   time.Duration // of the time with faults, about
 	Clients  int
-	Skip     map[int]bool // troubles that are left out, by number
-	Log      io.Writer    // of the nodes; nil for none
+	// Automatic: the nodes promote themselves, and an operator hardly ever has to.
+	Automatic bool
+	Skip      map[int]bool // troubles that are left out, by number
+	Log       io.Writer    // of the nodes; nil for none
 }
 
 // newPlan derives everything else from the seed.
 func newPlan(seed uint64) Plan {
 	random := rand.New(rand.NewPCG(seed, 1))
-	return Plan{Seed: seed, Replicas: 2 + random.IntN(5)/3, Length: time.Duration(5+random.IntN(15)) * time.Second, Clients: 1 + random.IntN(3)}
+	return Plan{Seed: seed, Replicas: 2 + random.IntN(5)/3, Length: time.Duration(5+random.IntN(15)) * time.Second, Clients: 1 + random.IntN(3), Automatic: seed%2 == 0}
 }
 
 // Counts is what happened in a history.
@@ -61,6 +63,7 @@ type Counts struct {
 	Resets, DiskFaults, Promotions, Demands int
 	FullDisks, Looks, Marked, Growths       int
 	Attached                                int // disks, while their process ran
+	Takeovers                               int // promotions that nobody asked for
 	Undecided                               int
 	Virtual                                 time.Duration
 }
@@ -188,6 +191,9 @@ func (w *world) found() error {
 
 func (w *world) create(ctx context.Context, first *process) error {
 	create := quorum.CreateResource{Name: resourceName, ID: quorum.ResourceID{1}, SizeBytes: deviceBytes, JustCreated: true, Promotion: quorum.PromotionManual}
+	if w.plan.Automatic {
+		create.Promotion = quorum.PromotionAuto
+	}
 	for slot, m := range w.data() {
 		err := replication.Format(openDisk{m.meta, m.current()}, replication.FormatConfig{ClusterID: clusterID, Resource: resourceName, Node: m.name,
 			ResourceID: [16]byte(create.ID), Slot: slot, SizeBytes: deviceBytes, ALExtents: logExtents, JustCreated: true})
@@ -205,13 +211,18 @@ func (w *world) create(ctx context.Context, first *process) error {
 
 // quorumState is what the process has learned, nil before it is up.
 func (p *process) quorumState() *quorum.State {
-	p.mu.Lock()
-	q := p.quorum
-	p.mu.Unlock()
+	q := p.quorumNode()
 	if q == nil {
 		return nil
 	}
 	return q.State()
+}
+
+// quorumNode is nil until it runs.
+func (p *process) quorumNode() *quorum.Node {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.quorum
 }
 
 // look brings the newest record that anybody alive has seen up to date, and finds out whether it says that what was

@@ -187,8 +187,11 @@ func (c *Cluster) Disk(node, resource string) string {
 }
 
 // CreateResource creates a resource on all data nodes, the first of them Primary, and waits until all replicas are in
-// sync. Further arguments go to `duet resource create`.
+// sync. Further arguments go to `duet resource create`. Unless they say otherwise, nobody is promoted without being asked for.
 func (c *Cluster) CreateResource(ctx context.Context, name, size string, arguments ...string) error {
+	if !slices.Contains(arguments, "--promotion") {
+		arguments = append([]string{"--promotion", "manual"}, arguments...)
+	}
 	arguments = append([]string{"resource", "create", name, "--size", size}, arguments...)
 	for _, n := range c.DataNodes() {
 		arguments = append(arguments, "--on", n.Name+"="+c.Disk(n.Name, name))
