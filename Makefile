@@ -6,10 +6,13 @@ FUZZJOBS ?= 2
 # How often `make torture` repeats the loss of the Primary.
 REPEAT ?= 20
 
+# How often the Primary changes in `make failovers`.
+FAILOVERS ?= 500
+
 # How long `make soak` plays simulated histories.
 HOURS ?= 8
 
-.PHONY: build test lint fuzz bench demo torture soak ci
+.PHONY: build test lint fuzz bench demo torture failovers soak ci
 
 build:
 	go build -o bin/duet ./cmd/duet
@@ -31,6 +34,9 @@ demo:
 
 torture:
 	DUET_TEST_REPEAT=$(REPEAT) go test -count=1 -timeout 60m -v -run 'TestPrimaryKilled' ./tests
+
+failovers:
+	DUET_FAILOVERS=$(FAILOVERS) go test -count=1 -timeout 12h -v -run '^TestFaults$$' ./tests/failover
 
 soak:
 	scripts/soak -t $(HOURS)

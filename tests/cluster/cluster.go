@@ -30,12 +30,20 @@ type Config struct {
 	Settings []string
 	// Command stands before every run of the program, such as `ip netns exec NAME`.
 	Command []string
+	// Hosts says which machine a node has, where each has its own; nil when all share Host.
+	Hosts func(node string) Host
 	// RunArguments are extra arguments of `duet run`.
 	RunArguments []string
 	// Place says where a node's directory and disks are, which is Dir when it is nil. Logs stay in Dir.
 	Place func(node string) string
 	// Environment is added to that of every run of the program.
 	Environment []string
+}
+
+// Host is the machine of one node, or what passes for it.
+type Host struct {
+	Address string   // its ports are the defaults
+	Command []string // stands before every run of the program, behind Config.Command
 }
 
 func (c *Config) validate() error {
@@ -105,7 +113,7 @@ func (c *Cluster) newNode(name string, witness bool) (*Node, error) {
 		Environment: slices.Clone(c.config.Environment), logPath: filepath.Join(c.config.Dir, name+".log"),
 		argv: append(slices.Clone(c.config.Command), c.config.Binary), arguments: c.config.RunArguments,
 	}
-	addresses, err := FreeAddresses(c.config.Host, 2)
+	addresses, err := c.addresses(n)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +122,16 @@ func (c *Cluster) newNode(name string, witness bool) (*Node, error) {
 		n.NBD = addresses[1]
 	}
 	return n, nil
+}
+
+// addresses are where a node listens for other nodes and for NBD clients.
+func (c *Cluster) addresses(n *Node) ([]string, error) {
+	if c.config.Hosts == nil {
+		return FreeAddresses(c.config.Host, 2)
+	}
+	host := c.config.Hosts(n.Name)
+	n.argv = slices.Concat(c.config.Command, host.Command, []string{c.config.Binary})
+	return []string{net.JoinHostPort(host.Address, "7600"), net.JoinHostPort(host.Address, "10809")}, nil
 }
 
 // Stranger makes a node that is no member: it has a directory to be and addresses, for trying what must be refused.

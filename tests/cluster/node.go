@@ -26,10 +26,15 @@ type Node struct {
 	Witness bool
 	// Environment is added to that of every run of the program; a change counts from the next run on.
 	Environment []string
-	argv        []string // the program, with what stands before it
-	arguments   []string // extra arguments of `duet run`
-	logPath     string
-	process     *Process
+	// Before stands before the program from the next run of the daemon on, such as `unshare -T`. It must become the program,
+	// not start it.
+	Before []string
+	// RunArguments are further arguments of `duet run` from the next run on.
+	RunArguments []string
+	argv         []string // the program, with what stands before it
+	arguments    []string // extra arguments of `duet run`
+	logPath      string
+	process      *Process
 }
 
 // Result is what a command printed and how it ended.
@@ -76,7 +81,8 @@ func (n *Node) Run() error {
 	if n.Running() {
 		return fmt.Errorf("%s runs already", n.Name)
 	}
-	argv := slices.Concat(n.argv, []string{"--dir", n.Dir, "run"}, n.arguments)
+	last := len(n.argv) - 1
+	argv := slices.Concat(n.argv[:last], n.Before, n.argv[last:], []string{"--dir", n.Dir, "run"}, n.arguments, n.RunArguments)
 	process, err := startProcess(n.Name, n.LogPath(), n.environment(), argv)
 	if err != nil {
 		return err
