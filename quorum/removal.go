@@ -57,11 +57,14 @@ func (n *Node) mayRemove(ctx context.Context, r Removal) (known bool, err error)
 	return true, errorOf(out.Code, out.Reason)
 }
 
-// forget takes the node out of the record.
+// forget takes the node out of the record, and waits until this node knows.
 func (n *Node) forget(ctx context.Context, r Removal) error {
 	for round := 1; ; round++ {
-		_, err := n.Propose(ctx, n.State().removal(r))
-		if err == nil || round == removalRounds || !errors.Is(err, ErrStale) && !errors.Is(err, ErrUnknownOutcome) {
+		result, err := n.Propose(ctx, n.State().removal(r))
+		if err == nil {
+			return n.fsm.await(ctx, result.Index)
+		}
+		if round == removalRounds || !errors.Is(err, ErrStale) && !errors.Is(err, ErrUnknownOutcome) {
 			return err
 		}
 		if err := n.Barrier(ctx); err != nil {
@@ -103,7 +106,7 @@ func (n *Node) removeVoter(ctx context.Context, node string) error {
 		return nil
 	}
 	if old.Suffrage == raft.Voter {
-		if err := n.majorityWithout(node); err != nil {
+		if err := n.majorityWithout(ctx, node); err != nil {
 			return err
 		}
 	}
@@ -116,16 +119,17 @@ func (n *Node) removeVoter(ctx context.Context, node string) error {
 	return n.settle(ctx, n.raft.Load().RemoveServer(raft.ServerID(node), 0, n.patience(ctx)))
 }
 
-// majorityWithout says why the voters that would be left, and answer, are too few to decide anything: then the removal could
-// not be committed either, and nothing after it.
-func (n *Node) majorityWithout(node string) error {
+// majorityWithout says why the voters that would be left, and answer, are too few to decide anything. The library goes by the new
+// configuration from the moment that it is in the log: with too few of those it can't be committed, nor taken back, nor anything
+// else be decided. So they are asked now: that one is gone is noticed only after a while.
+func (n *Node) majorityWithout(ctx context.Context, node string) error {
 	var voters, up []string
 	for _, v := range n.Status().Voters {
 		if !v.Votes || v.Node == node {
 			continue
 		}
 		voters = append(voters, v.Node)
-		if v.Reach == ReachYes {
+		if v.Node == n.cfg.Node || v.Reach == ReachYes && n.answers(ctx, v) {
 			up = append(up, v.Node)
 		}
 	}
@@ -140,4 +144,17 @@ func (n *Node) majorityWithout(node string) error {
 			strings.Join(voters, ", "), need, strings.Join(up, ", "))
 	}
 	return nil
+}
+
+// answers reports whether a voter takes a connection.
+func (n *Node) answers(ctx context.Context, v Voter) bool {
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.Timing.Transport)
+	defer cancel()
+	conn, err := n.cfg.Dial(ctx, v.Address, v.Node, ChannelForward)
+	if err != nil {
+		n.log.Info("a voter does not answer", "peer", v.Node, "error", err)
+		return false
+	}
+	n.closeQuietly(conn)
+	return true
 }

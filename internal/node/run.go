@@ -106,7 +106,11 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		o.Ready()
 	}
 	n.log.Info("ready", "node", n.config.Name, "incarnation", n.incarnation)
+	removed := make(chan error, 1)
+	n.loops.Go(func() { n.watchMembership(removed) })
 	select {
+	case err := <-removed:
+		return err
 	case <-ctx.Done():
 		n.log.Info("stopping", "node", n.config.Name)
 		return nil
@@ -171,7 +175,10 @@ func (n *Node) enterCluster(ctx context.Context) error {
 			return fmt.Errorf("enter the cluster: %w", err)
 		}
 	}
-	if _, err := n.quorum.Register(ctx, n.config.NBD); err != nil {
+	switch _, err := n.quorum.Register(ctx, n.config.NBD); {
+	case errors.Is(err, quorum.ErrRefused):
+		return n.errRemoved(quorum.Reason(err))
+	case err != nil:
 		return fmt.Errorf("register with the cluster: %w", err)
 	}
 	if err := n.quorum.Barrier(ctx); err != nil {
@@ -224,9 +231,18 @@ func (n *Node) startControl() error {
 		return errors.Join(err, local.Close())
 	}
 	n.serveControl(local, control.LocalOrigin)
-	n.serveControl(nodes, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginNode, Name: peerName(c)} })
+	n.serveControl(nodes, n.memberOrigin)
 	n.serveControl(joins, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginJoin, Name: peerName(c)} })
 	return nil
+}
+
+// memberOrigin is who asks as another node. One that was removed keeps its certificate, and may ask for nothing.
+func (n *Node) memberOrigin(c net.Conn) control.Origin {
+	name := peerName(c)
+	if _, member := n.quorum.State().Nodes[name]; !member {
+		return control.Origin{Name: name}
+	}
+	return control.Origin{Kind: control.OriginNode, Name: name}
 }
 
 func (n *Node) serveControl(l net.Listener, origin func(net.Conn) control.Origin) {
