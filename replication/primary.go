@@ -227,7 +227,7 @@ func (r *Resource) start(p Proposal) {
 
 func (r *Resource) proposed(p Proposal, conf Configuration, err error) {
 	r.proposal = false
-	if conf.Generation > r.learned.Generation && conf.holds(r.cfg.Node) == nil {
+	if conf.Generation > r.learned.Generation {
 		r.learned = conf
 	}
 	if err == nil {
@@ -293,9 +293,6 @@ func (r *Resource) gateOfState() (gate, string) {
 		case r.adopted.inSync(l.node) && (l.session == nil || !l.begun):
 			return gateSuspended, "waiting for " + l.node + ", which is in sync, to connect"
 		}
-	}
-	if node := r.unlinked(); node != "" {
-		return gateSuspended, "waiting for the end of the former replica of " + node
 	}
 	return gateOpen, ""
 }

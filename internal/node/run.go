@@ -87,6 +87,10 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.stopControl()) }()
 	if err := n.enterCluster(ctx); err != nil {
+		if ctx.Err() != nil { // told to end before it had begun, which is in good order, too
+			n.log.Info("stopping", "node", n.config.Name, "error", err)
+			return nil
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, n.closePrepared()) }()
@@ -106,11 +110,7 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		o.Ready()
 	}
 	n.log.Info("ready", "node", n.config.Name, "incarnation", n.incarnation)
-	removed := make(chan error, 1)
-	n.loops.Go(func() { n.watchMembership(removed) })
 	select {
-	case err := <-removed:
-		return err
 	case <-ctx.Done():
 		n.log.Info("stopping", "node", n.config.Name)
 		return nil
@@ -175,10 +175,7 @@ func (n *Node) enterCluster(ctx context.Context) error {
 			return fmt.Errorf("enter the cluster: %w", err)
 		}
 	}
-	switch _, err := n.quorum.Register(ctx, n.config.NBD); {
-	case errors.Is(err, quorum.ErrRefused):
-		return n.errRemoved(quorum.Reason(err))
-	case err != nil:
+	if _, err := n.quorum.Register(ctx, n.config.NBD); err != nil {
 		return fmt.Errorf("register with the cluster: %w", err)
 	}
 	if err := n.quorum.Barrier(ctx); err != nil {
@@ -231,18 +228,9 @@ func (n *Node) startControl() error {
 		return errors.Join(err, local.Close())
 	}
 	n.serveControl(local, control.LocalOrigin)
-	n.serveControl(nodes, n.memberOrigin)
+	n.serveControl(nodes, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginNode, Name: peerName(c)} })
 	n.serveControl(joins, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginJoin, Name: peerName(c)} })
 	return nil
-}
-
-// memberOrigin is who asks as another node. One that was removed keeps its certificate, and may ask for nothing.
-func (n *Node) memberOrigin(c net.Conn) control.Origin {
-	name := peerName(c)
-	if _, member := n.quorum.State().Nodes[name]; !member {
-		return control.Origin{Name: name}
-	}
-	return control.Origin{Kind: control.OriginNode, Name: name}
 }
 
 func (n *Node) serveControl(l net.Listener, origin func(net.Conn) control.Origin) {
