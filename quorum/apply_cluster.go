@@ -126,55 +126,6 @@ func (s *State) putNode(name string, n NodeRecord) error {
 	return nil
 }
 
-// apply drops the node's replicas too. Shrinking a set that stays non-empty is always safe: every acknowledged write
-// is on each of its members.
-func (c RemoveNode) apply(s *State) (string, error) {
-	if _, found := s.Nodes[c.Node]; !found {
-		return "", refusef("%s is not a node of this cluster", quoted(c.Node))
-	}
-	if len(s.Nodes) == 1 {
-		return "", refusef("%s is the last node", c.Node)
-	}
-	holding := 0
-	for _, r := range s.sortedResources() {
-		if r.replica(c.Node) == nil {
-			continue
-		}
-		holding++
-		generation, named := c.Generations[r.Name]
-		if !named {
-			return r.Name, stalef("%s has a replica of %s, which the command does not name", c.Node, r.Name)
-		}
-		if err := s.dropReplica(r.Name, generation, c); err != nil {
-			return r.Name, err
-		}
-	}
-	if holding != len(c.Generations) {
-		return "", stalef("%s has %d replicas, the command names %d", c.Node, holding, len(c.Generations))
-	}
-	delete(s.Nodes, c.Node)
-	return "", nil
-}
-
-func (s *State) dropReplica(resource string, generation uint64, c RemoveNode) error {
-	r, err := s.edit(resource, generation)
-	switch {
-	case err != nil:
-		return err
-	case r.Primary == c.Node:
-		return refusef("%s is the Primary of %s", c.Node, resource)
-	case len(r.InSync) == 1 && r.IsInSync(c.Node):
-		return refusef("%s has the last in-sync replica of %s", c.Node, resource)
-	}
-	r.leave(c.Node, r.Generation+1)
-	r.Replicas = slices.DeleteFunc(r.Replicas, func(p Replica) bool { return p.Node == c.Node })
-	if r.Preferred == c.Node {
-		r.Preferred = ""
-	}
-	r.advance(c.kind(), c.Reason)
-	return nil
-}
-
 // sortedResources gives the resources in an order that is the same on every node: map order would let two nodes
 // report different reasons for the same command.
 func (s *State) sortedResources() []*Resource {

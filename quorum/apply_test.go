@@ -603,6 +603,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 		AddToken{ID: "t", Expires: 2, Now: 1}, join("t", "d", 5), RemoveNode{Node: "b", Generations: map[string]uint64{"r": 7}},
 		create("a", "b"), DeleteResource{Resource: "r", Generation: 4}, promote(1, "a", 2), demote(2, "a", true),
 		remove(3, "b"), add(4, "b", 1, 2), replaceDisk(3, "b", "/dev/new"), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), growTo(8, 2*size, true), mark{},
+		addReplica(3, "d", 3), removeReplica(4, "b"), EditResource{Resource: "r", Generation: 5, Preferred: new("b")},
 	}
 	if len(commandDecoders()) != len(commands) {
 		t.Errorf("%d decoders, %d commands here", len(commandDecoders()), len(commands))

@@ -53,15 +53,7 @@ type JoinNode struct {
 	Kind       Kind   `json:"node_kind"`
 }
 
-// RemoveNode forgets a node and its replicas. Generations has an entry for each resource that the node has a replica
-// of, and no other.
-type RemoveNode struct {
-	Node        string            `json:"node"`
-	Generations map[string]uint64 `json:"generations"`
-	Reason      string            `json:"reason"`
-}
-
-// NewReplica is a replica as CreateResource is given it.
+// NewReplica is a replica as CreateResource and AddReplica are given it.
 type NewReplica struct {
 	Node     string `json:"node"`
 	Slot     int    `json:"slot"`
@@ -190,6 +182,9 @@ func (ReplaceDisk) kind() string    { return "replace-disk" }
 func (Force) kind() string          { return "force" }
 func (ResolveSplit) kind() string   { return "resolve-split" }
 func (GrowResource) kind() string   { return "grow" }
+func (AddReplica) kind() string     { return "add-replica" }
+func (RemoveReplica) kind() string  { return "remove-replica" }
+func (EditResource) kind() string   { return "edit" }
 func (mark) kind() string           { return "mark" }
 
 // commandVersion is the version of the envelope and of what the commands mean. A change of a guard or an effect is a
@@ -265,6 +260,9 @@ func commandDecoders() map[string]func([]byte) (Command, error) {
 	addDecoder[Force](decoders)
 	addDecoder[ResolveSplit](decoders)
 	addDecoder[GrowResource](decoders)
+	addDecoder[AddReplica](decoders)
+	addDecoder[RemoveReplica](decoders)
+	addDecoder[EditResource](decoders)
 	addDecoder[mark](decoders)
 	return decoders
 }

@@ -58,7 +58,7 @@ func (m *machine) command(t *rapid.T) Command {
 	node := nodeName().Draw(t, "node")
 	proposer, proposerInc := m.proposer(t)
 	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "remove", "add", "add", "detach", "register", "register",
-		"create", "delete", "remove-node", "force", "keep", "grow", "replace"}).Draw(t, "kind") {
+		"create", "delete", "remove-node", "force", "keep", "grow", "replace", "add-replica", "add-replica", "remove-replica", "edit"}).Draw(t, "kind") {
 	case "promote":
 		return Promote{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 	case "demote":
@@ -88,6 +88,17 @@ func (m *machine) command(t *rapid.T) Command {
 			}
 		}
 		return c
+	case "add-replica":
+		c := AddReplica{Resource: "r", Generation: m.generation(t), Incarnation: m.incarnation(t, node),
+			NewReplica: NewReplica{Node: node, Path: "/dev/added", Slot: rapid.IntRange(0, 3).Draw(t, "slot")}}
+		if r := m.resource(); r != nil && rapid.Bool().Draw(t, "free") {
+			c.Slot = r.FreeSlot()
+		}
+		return c
+	case "remove-replica":
+		return RemoveReplica{Resource: "r", Generation: m.generation(t), Node: node, GiveUp: rapid.Bool().Draw(t, "give up")}
+	case "edit":
+		return EditResource{Resource: "r", Generation: m.generation(t), Preferred: new(node)}
 	case "keep":
 		return ResolveSplit{Resource: "r", Generation: m.generation(t), Keep: node, Fence: rapid.Bool().Draw(t, "fence"),
 			Undo: rapid.SampledFrom([]string{"", "/undo"}).Draw(t, "undo")}
@@ -103,7 +114,14 @@ func (m *machine) command(t *rapid.T) Command {
 		}
 		return DeleteResource{Resource: "r", Generation: m.generation(t)}
 	default:
-		return RemoveNode{Node: "z", Generations: map[string]uint64{"r": m.generation(t)}}
+		if rapid.IntRange(0, 9).Draw(t, "really") > 0 {
+			node = "z"
+		}
+		c := RemoveNode{Node: node, Generations: map[string]uint64{}, GiveUp: rapid.Bool().Draw(t, "give up")}
+		if r := m.resource(); r != nil && r.replica(node) != nil {
+			c.Generations["r"] = m.generation(t)
+		}
+		return c
 	}
 }
 
@@ -146,6 +164,33 @@ func (m *machine) step(t *rapid.T) {
 	}
 	m.checkRoles(t, before, after)
 	m.checkForks(t, c, before, after)
+	checkReplicas(t, c, before, after)
+}
+
+// checkReplicas: only its own commands change who has a replica, and none of them touches the Primary, empties the set, or takes the
+// last machine that has what was acknowledged and not flushed.
+func checkReplicas(t *rapid.T, c Command, before, after *Resource) {
+	switch c.(type) {
+	case AddReplica:
+		if len(after.Replicas) != len(before.Replicas)+1 || !slices.Equal(after.InSync, before.InSync) {
+			t.Fatalf("%s: %+v, then %+v", c.kind(), before, after)
+		}
+	case RemoveReplica, RemoveNode:
+		if len(after.Replicas) != len(before.Replicas)-1 || after.Primary != before.Primary || after.Primary != "" && after.replica(after.Primary) == nil {
+			t.Fatalf("%s: %+v, then %+v", c.kind(), before, after)
+		}
+	default:
+		if len(after.Replicas) != len(before.Replicas) {
+			t.Fatalf("%s changed who has a replica: %+v, then %+v", c.kind(), before, after)
+		}
+	}
+	slots := map[int]bool{}
+	for _, p := range after.Replicas {
+		if was, found := before.Replica(p.Node); slots[p.Slot] || found && was.Slot != p.Slot {
+			t.Fatalf("%s: slots of %+v, then %+v", c.kind(), before.Replicas, after.Replicas)
+		}
+		slots[p.Slot] = true
+	}
 }
 
 // checkRoles checks the invariants I1 and I5 of the protocol, and that every way out of the set is written down.

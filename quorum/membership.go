@@ -58,7 +58,7 @@ func (n *Node) AddVoter(ctx context.Context, node, address string) error {
 	return err
 }
 
-// RemoveVoter takes a node's vote and its place in the log. It does not touch the record; RemoveNode does.
+// RemoveVoter takes a node's vote and its place in the log. It does not touch the record; Remove does both.
 func (n *Node) RemoveVoter(ctx context.Context, node string) error {
 	_, err := n.call(ctx, request{Op: opRemoveVoter, Node: node, Repeatable: true})
 	return err
@@ -132,22 +132,6 @@ func (s *State) joined(q request) (NodeRecord, error) {
 		return NodeRecord{}, refusef("%s needs an address of 1 to %d bytes", q.Node, maxAddress)
 	}
 	return record, nil
-}
-
-func (n *Node) removeVoter(ctx context.Context, node string) error {
-	voters := 0
-	for _, s := range n.servers() {
-		if s.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	switch old, found := n.server(node); {
-	case !found:
-		return nil
-	case voters == 1 && old.Suffrage == raft.Voter:
-		return refusef("%s is the last voter", node)
-	}
-	return n.settle(ctx, n.raft.Load().RemoveServer(raft.ServerID(node), 0, n.patience(ctx)))
 }
 
 func (n *Node) transfer(ctx context.Context, node string) error {

@@ -123,7 +123,7 @@ func (n *Node) serveRequest(ctx context.Context, conn net.Conn, q request) reply
 	if n.State().hasNode(name) {
 		return n.route(ctx, q)
 	}
-	stranger := reply{Code: codeNoLeader, Reason: fmt.Sprintf("%s knows no node %q", n.cfg.Node, name)}
+	stranger := reply{Code: codeNoLeader, Reason: fmt.Sprintf("%s knows no node %q: it was removed from the cluster, or never joined", n.cfg.Node, name)}
 	if !n.leads() {
 		return stranger // which may have joined a moment ago: the leader knows
 	}

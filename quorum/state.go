@@ -146,12 +146,13 @@ type Replica struct {
 	Path     string `json:"path"`
 	Metadata string `json:"metadata"`
 
-	LeftAt       uint64 `json:"left_at"`       // generation that took it out of InSync; 0 = it is in, or never was
-	AdmittedAt   uint64 `json:"admitted_at"`   // generation that put it in last; 0 = never
-	AdmittedBoot string `json:"admitted_boot"` // boot id of its machine then: if that changed, its page cache is gone
-	Promised     uint64 `json:"promised"`      // generation that it had promised durably by then: a disk that knows less is an older copy
-	Fenced       bool   `json:"fenced"`        // was Primary when another was promoted
-	FencedAt     uint64 `json:"fenced_at"`     // generation it has to have promised before it may come back
+	AddedAt      uint64 `json:"added_at,omitempty"` // generation that brought it into the record; 0 = it was there from the start
+	LeftAt       uint64 `json:"left_at"`            // generation that took it out of InSync; 0 = it is in, or never was
+	AdmittedAt   uint64 `json:"admitted_at"`        // generation that put it in last; 0 = never
+	AdmittedBoot string `json:"admitted_boot"`      // boot id of its machine then: if that changed, its page cache is gone
+	Promised     uint64 `json:"promised"`           // generation that it had promised durably by then: a disk that knows less is an older copy
+	Fenced       bool   `json:"fenced"`             // was Primary when another was promoted
+	FencedAt     uint64 `json:"fenced_at"`          // generation it has to have promised before it may come back
 
 	Fork    Fork    `json:"fork,omitzero"`    // zero: its data are not of a side that was given up
 	Discard Discard `json:"discard,omitzero"` // zero: its data may not be overwritten, if it has a Fork

@@ -56,6 +56,8 @@ type Replica struct {
 	Node string `json:"node"`
 	// Slot is the replica's bitmap slot on all other nodes.
 	Slot int `json:"slot"`
+	// AddedAt is the generation that brought the replica into the record; 0: it was there from the start.
+	AddedAt uint64 `json:"added-at,omitempty"`
 	// LeftAt is the generation of the change that took the replica out of the in-sync set; 0: it was never in it.
 	LeftAt uint64 `json:"left-at"`
 	// AdmittedAt is the generation in which the replica last came into the set.

@@ -37,7 +37,8 @@ func (p *dialPace) next(now time.Time, connected bool) (rest, limit time.Duratio
 	return p.rest, max(p.rest, p.timing.RetryMin)
 }
 
-// dialLoop owns the attempts to connect; a lost session or Connect wakes it, else the back-off; Close ends it.
+// dialLoop owns the attempts to connect; a lost session or Connect wakes it, else the back-off; Close, or the end of the
+// replica, ends it.
 func (l *link) dialLoop() {
 	r := l.resource
 	pace := dialPace{timing: &r.cfg.Timing}
@@ -46,7 +47,7 @@ func (l *link) dialLoop() {
 		var mine hello
 		want := false
 		if r.call(r.ctx, func() {
-			if want = l.session == nil && !l.standAlone && !l.lost && !r.closing && !r.holding; want {
+			if want = l.session == nil && !l.gone && !l.standAlone && !l.lost && !r.closing && !r.holding; want {
 				mine = r.helloTo(l)
 			}
 		}) != nil {
@@ -66,13 +67,15 @@ func (l *link) dialLoop() {
 	}
 }
 
-// rest waits, at most until it is woken, and reports whether the resource goes on.
+// rest waits, at most until it is woken, and reports whether the link goes on.
 func (l *link) rest(d time.Duration, wake <-chan struct{}) bool {
 	r := l.resource
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-r.ctx.Done():
+		return false
+	case <-l.ended:
 		return false
 	case <-wake:
 	case <-timer.C:

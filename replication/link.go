@@ -17,6 +17,9 @@ type link struct {
 	resource *Resource
 	node     string
 	slot     int
+	added    uint64        // the generation in which the replica came into the record
+	gone     bool          // the record has it no more
+	ended    chan struct{} // closed when the link is given up
 
 	standAlone bool
 	session    *session
@@ -50,14 +53,14 @@ type pendingAccept struct {
 }
 
 func newLink(r *Resource, replica Replica) *link {
-	return &link{resource: r, node: replica.Node, slot: replica.Slot, wake: make(chan struct{}, 1)}
+	return &link{resource: r, node: replica.Node, slot: replica.Slot, added: replica.AddedAt, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 // dials reports whether this node opens the connections; of two nodes the one with the smaller name does.
 func (l *link) dials() bool { return l.resource.cfg.Node < l.node }
 
 func (l *link) refresh(conf *Configuration) {
-	if replica := conf.replica(l.node); replica != nil {
+	if replica := conf.replica(l.node); replica != nil && replica.AddedAt == l.added {
 		l.slot = replica.Slot
 	}
 }
@@ -160,7 +163,7 @@ func (r *Resource) Accept(conn net.Conn, h Hello) {
 func (r *Resource) accept(conn net.Conn, theirs hello) error {
 	l := r.links[theirs.From]
 	switch {
-	case l == nil:
+	case l == nil || l.gone:
 		return fmt.Errorf("%s holds no replica of %s", theirs.From, r.name)
 	case r.closing:
 		return fmt.Errorf("%s is shutting down", r.cfg.Node)
@@ -247,7 +250,7 @@ func (r *Resource) stillTrue(mine, theirs *hello) bool {
 // install begins a session.
 func (l *link) install(mine *hello, theirs hello, data, ack net.Conn) {
 	r := l.resource
-	if l.session != nil || l.standAlone || l.lost || r.closing || r.holding || !r.stillTrue(mine, &theirs) {
+	if l.session != nil || l.gone || l.standAlone || l.lost || r.closing || r.holding || !r.stillTrue(mine, &theirs) {
 		select {
 		case l.wake <- struct{}{}: // the next attempt says what is so now
 		default:
@@ -339,6 +342,8 @@ func (r *Resource) adoptFrom(s *session, conf Configuration) error {
 	switch {
 	case conf.ResourceID != r.id || conf.Primary != s.peer || conf.PrimaryIncarnation != s.hello.Incarnation:
 		return fmt.Errorf("%s sent a configuration that is not its own", s.peer)
+	case conf.holds(r.cfg.Node) != nil:
+		return conf.holds(r.cfg.Node)
 	case r.serving || conf.Generation < r.adopted.Generation:
 		return fmt.Errorf("%s acts in generation %d, this node in %d", s.peer, conf.Generation, r.adopted.Generation)
 	}

@@ -227,7 +227,7 @@ func (r *Resource) start(p Proposal) {
 
 func (r *Resource) proposed(p Proposal, conf Configuration, err error) {
 	r.proposal = false
-	if conf.Generation > r.learned.Generation {
+	if conf.Generation > r.learned.Generation && conf.holds(r.cfg.Node) == nil {
 		r.learned = conf
 	}
 	if err == nil {
@@ -293,6 +293,9 @@ func (r *Resource) gateOfState() (gate, string) {
 		case r.adopted.inSync(l.node) && (l.session == nil || !l.begun):
 			return gateSuspended, "waiting for " + l.node + ", which is in sync, to connect"
 		}
+	}
+	if node := r.unlinked(); node != "" {
+		return gateSuspended, "waiting for the end of the former replica of " + node
 	}
 	return gateOpen, ""
 }
@@ -511,18 +514,6 @@ func (r *Resource) Exited(node string, incarnation uint64) {
 	r.post(func() {
 		if r.exited[node] < incarnation {
 			r.exited[node] = incarnation
-		}
-	})
-}
-
-// Silent says that nothing is heard of a node on another way. A session on which it is silent, too, ends at once: writes wait
-// for the removal of who died, and not for a time-out that has to bear a slow link.
-func (r *Resource) Silent(node string) {
-	r.post(func() {
-		if l := r.links[node]; l != nil && l.session != nil && r.serving {
-			if silence := l.session.silence(); silence > r.cfg.Timing.Suspect/2 {
-				l.session.fail(fmt.Errorf("nothing heard of %s for %v on any connection", node, silence.Round(time.Millisecond)))
-			}
 		}
 	})
 }

@@ -108,13 +108,13 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 
 // Start begins to act: adopts what is known, dials peers.
 func (r *Resource) Start() {
-	r.loops.Go(r.loop)
-	r.loops.Go(r.leaseLoop)
-	for _, l := range r.links {
+	for _, l := range r.links { // before the loop, which owns them from then on
 		if l.dials() {
 			r.loops.Go(l.dialLoop)
 		}
 	}
+	r.loops.Go(r.loop)
+	r.loops.Go(r.leaseLoop)
 	r.post(func() {})
 }
 
@@ -183,10 +183,10 @@ func (r *Resource) callBy(ctx context.Context, way *mailbox, f func()) error {
 	}
 }
 
-// Learn tells the resource of a committed configuration.
+// Learn tells the resource of a committed configuration that has a replica of this node.
 func (r *Resource) Learn(conf Configuration) {
 	r.urgent.put(func() {
-		if conf.Generation > r.learned.Generation {
+		if conf.Generation > r.learned.Generation && conf.holds(r.cfg.Node) == nil {
 			r.learned = conf
 		}
 	})
@@ -216,6 +216,7 @@ func (r *Resource) reconcile() {
 	if r.learned.Generation > r.adopted.Generation && r.mayAdopt() {
 		r.adopt(r.learned)
 	}
+	r.followReplicas()
 	if r.serving {
 		r.engagePeers()
 		r.watchPull()
@@ -288,6 +289,7 @@ func (r *Resource) adopt(conf Configuration) {
 		r.diskFailed(r.local, err)
 	}
 	r.adopted = conf
+	r.followReplicas()
 	for _, l := range r.links {
 		l.refresh(&conf)
 		if r.serving && l.session != nil && l.begun && old.inSync(l.node) && !conf.inSync(l.node) {
@@ -468,7 +470,7 @@ func (r *Resource) describe(sb *Superblock, conf *Configuration, member bool) {
 		}
 		peer := &sb.Peers[replica.Slot]
 		switch {
-		case peer.Name != replica.Node:
+		case peer.Name != replica.Node, peer.CompleteSince != 0 && peer.CompleteSince < replica.AddedAt:
 			*peer = SuperblockPeer{Name: replica.Node}
 			fallthrough
 		case peer.CompleteSince == 0 && !conf.inSync(replica.Node):

@@ -240,6 +240,10 @@ func (s *session) claimPiece(h *Header) error {
 		return fmt.Errorf("%s sent %s out of turn", s.peer, h)
 	}
 	f.next += h.Length
+	// Also where this disk has it already: a replica that is away may have something else, and its own bits say nothing of a new disk.
+	if others := v.outside &^ bitmap.SlotBit(s.slot); others != 0 {
+		v.local.store.Set(others, h.Offset, h.Length)
+	}
 	if h.Type == FrameResyncSame {
 		if !f.compared {
 			return fmt.Errorf("%s sent %s without a comparison", s.peer, h)
@@ -251,9 +255,6 @@ func (s *session) claimPiece(h *Header) error {
 		f.data += h.Length
 	}
 	s.applying++
-	if others := v.outside &^ bitmap.SlotBit(s.slot); others != 0 {
-		v.local.store.Set(others, h.Offset, h.Length)
-	}
 	return nil
 }
 

@@ -27,11 +27,12 @@ var directions = map[string][]string{
 	"duet/internal/node": {
 		"duet/replication", "duet/bitmap", "duet/nbd", "duet/quorum",
 		"duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki", "duet/internal/mux",
-		"duet/internal/socket",
+		"duet/internal/socket", "duet/internal/supervisor",
 	},
+	"duet/internal/supervisor": {"duet/internal/config", "duet/internal/control", "duet/internal/mux", "duet/internal/pki"},
 	"duet/cmd/duet": {
 		"duet/internal/node", "duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki",
-		"duet/internal/mux", "duet/nbd", "duet/replication", "duet/bitmap",
+		"duet/internal/mux", "duet/internal/supervisor", "duet/nbd", "duet/replication", "duet/bitmap",
 	},
 
 	"duet/internal/crash": {}, // for tests alone: nobody may import it

@@ -35,6 +35,7 @@ func startForgetful(t *testing.T, sabotage string) *powerScenario {
 	}
 	p := &powerScenario{mounts: make(map[string]*forgetful.FS), ledger: newLedger(powerBlocks)}
 	p.scenario = start(t, func(c *cluster.Config) {
+		c.RunArguments = []string{"--supervisor=false"} // it would outlive the loss of power, and keep the filesystem in use
 		c.Place = func(node string) string { return filepath.Join(c.Dir, node+".mount") }
 		for _, node := range []string{"a", "b", "witness"} {
 			p.mounts[node] = mountForgetful(t, c.Place(node))

@@ -11,7 +11,7 @@ import (
 func (p *program) nodeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "node", Usage: "the members of the cluster", UsageText: "duet node COMMAND",
-		Subcommands: []*cli.Command{p.nodeListCommand()},
+		Subcommands: []*cli.Command{p.nodeListCommand(), p.nodeRemoveCommand()},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"duet/internal/control"
 	"duet/internal/node"
+	"duet/internal/supervisor"
 	"duet/replication"
 )
 
@@ -27,6 +28,7 @@ needs a resync. It logs to stderr. Where systemd started it, it says when it is 
 			&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: debug, info, warn or error", Value: "info"},
 			&cli.StringFlag{Name: "reads", Usage: "`MODE`: how a Primary makes sure that a read is not stale: by a lease of each in-sync replica, by a confirm for " +
 				"each read, or auto: lease unless the machine's clock stops with a virtual machine", Value: "auto"},
+			&cli.BoolFlag{Name: "supervisor", Usage: "have a second process tell the other nodes at once when this one dies", Value: true},
 			&cli.StringFlag{Name: "log-format", Usage: "`FORMAT`: text or json", Value: "text"},
 		},
 		Action: func(c *cli.Context) error {
@@ -41,7 +43,11 @@ needs a resync. It logs to stderr. Where systemd started it, it says when it is 
 			if err != nil {
 				return err
 			}
-			return p.runDaemon(c.Context, node.Options{Dir: nodeDir(c), Logger: logger, Version: *ownVersion(), Reads: reads})
+			options := node.Options{Dir: nodeDir(c), Logger: logger, Version: *ownVersion(), Reads: reads}
+			if c.Bool("supervisor") {
+				options.Supervise = func(ctx context.Context) error { return supervisor.Spawn(ctx, options.Dir) }
+			}
+			return p.runDaemon(c.Context, options)
 		},
 	}
 }

@@ -155,7 +155,7 @@ func (d *demo) closeNodes(keep bool) error {
 		case keep:
 			n.client.Close()
 		default:
-			failures = errors.Join(failures, n.kill())
+			failures = errors.Join(failures, n.kill(), n.endSupervisor())
 			n.client.Close()
 		}
 	}

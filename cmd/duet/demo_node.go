@@ -16,6 +16,7 @@ import (
 
 	"duet/internal/config"
 	"duet/internal/control"
+	"duet/internal/supervisor"
 )
 
 // demoPeerTimeout is far above what the demonstration takes to stop a node and kill the other: while n2 stands still,
@@ -131,6 +132,13 @@ func (n *demoNode) kill() error {
 	}
 	<-n.exited
 	return nil
+}
+
+// endSupervisor ends what `duet run` has left behind on purpose.
+func (n *demoNode) endSupervisor() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return supervisor.End(ctx, config.Dir(n.dir))
 }
 
 // stop ends the daemon in good order.

@@ -24,6 +24,7 @@ type fakeNode struct {
 	disk      string // what was asked to be done with it
 	suspended *control.SuspendRequest
 	resized   *control.ResizeRequest
+	edited    *control.ResourceEditRequest
 	hang      bool
 
 	force    control.ForceReport

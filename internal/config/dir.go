@@ -32,6 +32,15 @@ func (d Dir) MemberFile() string { return d.path("member") }
 // LockFile returns the path of the file that the running daemon holds.
 func (d Dir) LockFile() string { return d.path("lock") }
 
+// WatchLock returns the path of the file that the running supervisor holds.
+func (d Dir) WatchLock() string { return d.path("watch.lock") }
+
+// WatchSocket returns the path of the socket on which the supervisor serves the daemon.
+func (d Dir) WatchSocket() string { return d.path("watch.sock") }
+
+// WatchLog returns the path of the supervisor's log.
+func (d Dir) WatchLog() string { return d.path("watch.log") }
+
 // TLS returns the directory of certificates and keys.
 func (d Dir) TLS() string { return d.path("tls") }
 

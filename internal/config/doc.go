@@ -11,6 +11,7 @@
 //	DIR/handlers/     executables that are run on events
 //	DIR/control.sock  the control interface of the running daemon
 //	DIR/nbd.sock      the running daemon's NBD server for this machine
+//	DIR/watch.*       lock, socket and log of the supervisor, docs/SUPERVISOR.md
 //
 // # Invariants
 //

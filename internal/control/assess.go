@@ -45,7 +45,7 @@ func Assess(node string, r *ResourceStatus) (verdict, nextStep string) {
 	}
 	if len(r.InSync) < 2 {
 		return "only one replica: an acknowledged write does not survive the loss of its disk",
-			"delete and create the resource with a replica on a second node to protect the data"
+			"add a replica on another node: duet resource add-replica " + r.Name + " --on NODE=PATH"
 	}
 	return fmt.Sprintf("protected: %s hold every acknowledged write", join(r.InSync)), ""
 }

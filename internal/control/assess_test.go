@@ -80,7 +80,7 @@ func TestAssess(t *testing.T) {
 		}), "a is being resynced from b: until then only b has every acknowledged write", ""},
 		{"one replica", "a", base(inSync("a"), func(r *ResourceStatus) { r.Connections = nil }),
 			"only one replica: an acknowledged write does not survive the loss of its disk",
-			"delete and create the resource with a replica on a second node to protect the data"},
+			"add a replica on another node: duet resource add-replica r0 --on NODE=PATH"},
 	}
 	for _, tt := range tests {
 		if verdict, next := Assess(tt.node, tt.r); verdict != tt.verdict || next != tt.next {

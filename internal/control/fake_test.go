@@ -50,6 +50,22 @@ func (f *fakeNode) Version(context.Context) (*VersionInfo, error) {
 
 func fakeVersion() *VersionInfo { return &VersionInfo{Version: "1.2", Go: "go1.26", Protocol: 1} }
 
+func (f *fakeNode) NodeRemove(_ context.Context, r *NodeRemoveRequest) (*NodeRemoval, error) {
+	return &NodeRemoval{Node: r.Node, Voters: []string{"a"}}, f.ask("NodeRemove", *r)
+}
+
+func (f *fakeNode) ReplicaAdd(_ context.Context, resource string, r *ReplicaAddRequest) (*ResourceRecord, error) {
+	return fakeRecord(), f.ask("ReplicaAdd", resource, *r)
+}
+
+func (f *fakeNode) ReplicaRemove(_ context.Context, resource string, r *ReplicaRemoveRequest) (*ResourceRecord, error) {
+	return fakeRecord(), f.ask("ReplicaRemove", resource, *r)
+}
+
+func (f *fakeNode) ResourceEdit(_ context.Context, resource string, r *ResourceEditRequest) (*ResourceRecord, error) {
+	return fakeRecord(), f.ask("ResourceEdit", resource, *r)
+}
+
 func (f *fakeNode) Health(context.Context) Health { return f.ready }
 
 func (f *fakeNode) ResourceCreate(_ context.Context, r *ResourceCreateRequest) (*ResourceRecord, error) {

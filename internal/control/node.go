@@ -49,6 +49,13 @@ type Node interface {
 	// ctx ends. It returns the error of emit, and nil when there is nothing more to come.
 	Events(ctx context.Context, r EventsRequest, emit func(Event) error) error
 
+	// NodeRemove takes another node out of the cluster for good.
+	NodeRemove(ctx context.Context, r *NodeRemoveRequest) (*NodeRemoval, error)
+	// ReplicaAdd and ReplicaRemove change who has a replica of a resource, ResourceEdit its policies.
+	ReplicaAdd(ctx context.Context, resource string, r *ReplicaAddRequest) (*ResourceRecord, error)
+	ReplicaRemove(ctx context.Context, resource string, r *ReplicaRemoveRequest) (*ResourceRecord, error)
+	ResourceEdit(ctx context.Context, resource string, r *ResourceEditRequest) (*ResourceRecord, error)
+
 	Token(ctx context.Context, r *TokenRequest) (*Token, error)
 	NodeList(ctx context.Context) ([]NodeInfo, error)
 

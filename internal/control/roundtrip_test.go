@@ -50,6 +50,7 @@ var (
 	testResize  = ResizeRequest{SizeBytes: 8192, AssumeClean: true}
 	testRoom    = MakeRoomRequest{Resource: "r0", FromBytes: 4096, SizeBytes: 8192, Look: true}
 	testSuspend = SuspendRequest{Flush: true, For: Duration(time.Minute), Timeout: Duration(time.Second)}
+	testEdit    = ResourceEditRequest{Promotion: new(PromotionManual), Preferred: new("b"), OnIOError: new(OnIOErrorPassOn), DiskTimeout: new(Duration(time.Minute))}
 	testJoin    = JoinRequest{Name: "b", Kind: KindData, Address: "h:1", CSR: []byte("csr")}
 )
 
@@ -116,6 +117,17 @@ var calls = []struct {
 		[]any{"Explain", "r0"}, fakeExplanation()},
 	{"resize", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Resize(ctx, "r0", &testResize) },
 		[]any{"Resize", "r0", testResize}, fakeRecord()},
+	{"node remove", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.NodeRemove(ctx, &NodeRemoveRequest{Node: "b", WithReplicas: true, Force: true})
+	}, []any{"NodeRemove", NodeRemoveRequest{Node: "b", WithReplicas: true, Force: true}}, &NodeRemoval{Node: "b", Voters: []string{"a"}}},
+	{"add replica", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.ReplicaAdd(ctx, "r0", &ReplicaAddRequest{Replica: Replica{"c", "/d"}, Metadata: "internal", Force: true})
+	}, []any{"ReplicaAdd", "r0", ReplicaAddRequest{Replica: Replica{"c", "/d"}, Metadata: "internal", Force: true}}, fakeRecord()},
+	{"remove replica", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.ReplicaRemove(ctx, "r0", &ReplicaRemoveRequest{Node: "c", Force: true})
+	}, []any{"ReplicaRemove", "r0", ReplicaRemoveRequest{Node: "c", Force: true}}, fakeRecord()},
+	{"edit", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.ResourceEdit(ctx, "r0", &testEdit) },
+		[]any{"ResourceEdit", "r0", testEdit}, fakeRecord()},
 	{"make room", OriginNode, func(ctx context.Context, c *Client) (any, error) { return c.MakeRoom(ctx, &testRoom) },
 		[]any{"MakeRoom", "who", testRoom}, &Room{Incarnation: 7, Zeroes: true}},
 	{"suspend-io", fromLocal, func(ctx context.Context, c *Client) (any, error) {

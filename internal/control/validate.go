@@ -59,10 +59,7 @@ func (r *ResourceCreateRequest) validateDiskPolicy() error {
 	default:
 		return Errorf(CodeUsage, "on-io-error is %.40q: detach, pass-on or handler are possible", r.OnIOError)
 	}
-	if limit := time.Duration(r.DiskTimeout); limit > 0 && (limit < MinDiskTimeout || limit > MaxDiskTimeout) {
-		return Errorf(CodeUsage, "a disk timeout of %v is not possible: %v to %v are, or off", limit, MinDiskTimeout, MaxDiskTimeout)
-	}
-	return nil
+	return checkDiskTimeout(time.Duration(r.DiskTimeout))
 }
 
 func (r *ResourceCreateRequest) validateReplicas() error {

@@ -20,7 +20,7 @@
 // # Channels
 //
 //	raft, forward, beat, control   data nodes and witnesses
-//	peer                           data nodes
+//	peer, exit                     data nodes
 //	join                           holders of a join token, and these nothing else
 //
 // # Bounds

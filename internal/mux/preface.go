@@ -20,6 +20,7 @@ const (
 	ChannelBeat    Channel = "beat"
 	ChannelControl Channel = "control"
 	ChannelPeer    Channel = "peer"
+	ChannelExit    Channel = "exit"
 	ChannelJoin    Channel = "join"
 )
 
@@ -29,7 +30,7 @@ func (c Channel) admits() []pki.Kind {
 	switch c {
 	case ChannelRaft, ChannelForward, ChannelBeat, ChannelControl:
 		return []pki.Kind{pki.KindData, pki.KindWitness}
-	case ChannelPeer:
+	case ChannelPeer, ChannelExit:
 		return []pki.Kind{pki.KindData}
 	case ChannelJoin:
 		return []pki.Kind{pki.KindJoin}

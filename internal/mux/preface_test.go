@@ -101,7 +101,7 @@ func noise(n int) string { return strings.Repeat("x", n) }
 func TestPermit(t *testing.T) {
 	kinds := []pki.Kind{pki.KindData, pki.KindWitness, pki.KindJoin, pki.KindClient}
 	for channel, want := range map[Channel]string{
-		ChannelRaft: "yynn", ChannelForward: "yynn", ChannelBeat: "yynn", ChannelControl: "yynn", ChannelPeer: "ynnn", ChannelJoin: "nnyn", "": "nnnn", "other": "nnnn",
+		ChannelRaft: "yynn", ChannelForward: "yynn", ChannelBeat: "yynn", ChannelControl: "yynn", ChannelPeer: "ynnn", ChannelExit: "ynnn", ChannelJoin: "nnyn", "": "nnnn", "other": "nnnn",
 	} {
 		for i, kind := range kinds {
 			err := permit(channel, pki.Identity{Name: "a", Kind: kind})

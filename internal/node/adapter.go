@@ -19,7 +19,7 @@ func Configuration(r *quorum.Resource) replication.Configuration {
 		OnIOError: replication.OnIOError(r.OnIOError), DiskTimeout: time.Duration(r.DiskTimeoutMS) * time.Millisecond,
 	}
 	for _, replica := range r.Replicas {
-		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot,
+		c.Replicas = append(c.Replicas, replication.Replica{Node: replica.Node, Slot: replica.Slot, AddedAt: replica.AddedAt,
 			LeftAt: replica.LeftAt, AdmittedAt: replica.AdmittedAt, AdmittedBoot: replica.AdmittedBoot,
 			Promised: replica.Promised, Fork: replication.Fork(replica.Fork), Discard: replication.Discard(replica.Discard)})
 	}

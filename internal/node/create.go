@@ -152,14 +152,7 @@ func (c *creation) commit(ctx context.Context) (*quorum.Resource, error) {
 
 // diskPolicy is what the record keeps of the request: what is as by default stays that, should the default change.
 func diskPolicy(r *control.ResourceCreateRequest) quorum.DiskPolicy {
-	p := quorum.DiskPolicy{OnIOError: string(r.OnIOError)}
-	switch limit := time.Duration(r.DiskTimeout); {
-	case limit < 0:
-		p.DiskTimeoutMS = -1
-	default:
-		p.DiskTimeoutMS = limit.Milliseconds()
-	}
-	return p
+	return quorum.DiskPolicy{OnIOError: string(r.OnIOError), DiskTimeoutMS: diskTimeoutMS(r.DiskTimeout)}
 }
 
 // warnings are what the operator should know about what was asked for.

@@ -2,9 +2,7 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
@@ -123,19 +121,16 @@ func (n *Node) replaceDisk(ctx context.Context, r *replacement) error {
 }
 
 // prepareReplacement makes the new disk and its metadata, in a file of a name that nothing has yet.
-func (n *Node) prepareReplacement(r *replacement) error {
+func (n *Node) prepareReplacement(r *replacement) (err error) {
 	where := r.request.Metadata
 	if where == "" && r.former.Metadata == control.MetadataInternal {
 		where = control.MetadataInternal
 	}
 	if where == "" {
-		var unique [4]byte
-		if _, err := rand.Read(unique[:]); err != nil {
+		if where, err = n.uniqueMetadata(r.record.Name, r.record.ID.String()); err != nil {
 			return err
 		}
-		where = filepath.Join(n.dir.Meta(), fmt.Sprintf("%s-%.8s-%x.meta", r.record.Name, r.record.ID, unique))
 	}
-	var err error
 	r.ready, err = n.makeReplica(&control.PrepareReplicaRequest{Resource: r.record.Name, ID: r.record.ID.String(), Slot: r.former.Slot,
 		SizeBytes: r.record.SizeBytes, Path: r.request.Path, Metadata: where, Force: r.request.Force})
 	return err

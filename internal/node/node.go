@@ -13,6 +13,7 @@ import (
 	"duet/internal/control"
 	"duet/internal/mux"
 	"duet/internal/pki"
+	"duet/internal/supervisor"
 	"duet/nbd"
 	"duet/quorum"
 	"duet/replication"
@@ -34,6 +35,8 @@ type Options struct {
 	Version control.VersionInfo // of this program
 	// Reads says what a Primary needs for a read while other replicas are in sync.
 	Reads replication.ReadMode
+	// Supervise starts a supervisor of the directory, and returns when it serves or has ended; nil: there is to be none.
+	Supervise func(context.Context) error
 	// Ready is called once the node takes its part; may be nil.
 	Ready func()
 }
@@ -59,6 +62,10 @@ type Node struct {
 	control *control.Server
 	// takeover is nil on a witness, and before the record is known.
 	takeover *Takeover
+	keeper   *supervisor.Keeper // nil: no supervisor
+	// gaveUp says, once the resources are closed, that this process is Primary of nothing any more.
+	gaveUp bool
+	exits  *exitDesk
 
 	ctx    context.Context
 	cancel context.CancelFunc

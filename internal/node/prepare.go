@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -91,6 +92,9 @@ func (n *Node) mayHold(r *control.PrepareReplicaRequest) error {
 	if _, again := n.prepared[r.ID]; again {
 		return control.Errorf(control.CodeRefused, "a replica of %s is being prepared on %s already", r.Resource, n.config.Name)
 	}
+	if h := n.resources[r.Resource]; h != nil && h.newest(nil).ID.String() == r.ID {
+		return control.Errorf(control.CodeRefused, "%s has not let go of its former replica of %s yet", n.config.Name, r.Resource).WithHint("try again")
+	}
 	return nil
 }
 
@@ -168,6 +172,11 @@ func (n *Node) createMetadataFile(p *prepared, r *control.PrepareReplicaRequest,
 		path = filepath.Join(n.dir.Meta(), fmt.Sprintf("%s-%.8s.meta", r.Resource, r.ID))
 	}
 	meta, err := device.CreateRegionFile(path, sizeBytes)
+	if errors.Is(err, fs.ErrExist) && r.Metadata == "" { // of a replica that was removed while this node was away
+		if path, err = n.uniqueMetadata(r.Resource, r.ID); err == nil {
+			meta, err = device.CreateRegionFile(path, sizeBytes)
+		}
+	}
 	if errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("there is something at %s already, where the metadata should be", path)
 	}
@@ -175,6 +184,15 @@ func (n *Node) createMetadataFile(p *prepared, r *control.PrepareReplicaRequest,
 		p.metadata = path
 	}
 	return meta, err
+}
+
+// uniqueMetadata is the path of a metadata file that nothing has yet.
+func (n *Node) uniqueMetadata(resource, id string) (string, error) {
+	var unique [4]byte
+	if _, err := rand.Read(unique[:]); err != nil {
+		return "", err
+	}
+	return filepath.Join(n.dir.Meta(), fmt.Sprintf("%s-%.8s-%x.meta", resource, id, unique)), nil
 }
 
 func (n *Node) format(p *prepared, r *control.PrepareReplicaRequest) error {
@@ -215,7 +233,9 @@ func (n *Node) expire(p *prepared) {
 		return
 	}
 	if result.Resource != nil && result.Resource.ID.String() == p.id {
-		return
+		if _, committed := result.Resource.Replica(n.config.Name); committed {
+			return
+		}
 	}
 	if err := n.DropReplica(ctx, "", &control.DropReplicaRequest{Resource: p.resource, ID: p.id}); err != nil {
 		n.log.Error("undo a prepared replica", "resource", p.resource, "error", err)

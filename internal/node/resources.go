@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
 	"duet/internal/control"
 	"duet/internal/device"
@@ -79,7 +80,7 @@ func (n *Node) watchLoop() {
 	}
 }
 
-// syncResources opens what is new, tells the others what is committed, and closes what was deleted.
+// syncResources opens what is new, tells the others what is committed, and closes what was deleted or removed from this node.
 func (n *Node) syncResources() {
 	state := n.quorum.State()
 	n.closeDeleted(state)
@@ -108,7 +109,7 @@ func (n *Node) closeDeleted(state *quorum.State) {
 	n.mu.Lock()
 	var gone []*held
 	for name, h := range n.resources {
-		if r := state.Resources[name]; r == nil || r.ID != h.newest(nil).ID {
+		if !n.sameReplica(h.newest(nil), state.Resources[name]) {
 			gone = append(gone, h)
 		}
 	}
@@ -121,8 +122,19 @@ func (n *Node) closeDeleted(state *quorum.State) {
 		n.mu.Lock()
 		delete(n.resources, h.name)
 		n.mu.Unlock()
-		n.log.Info("resource deleted", "resource", h.name)
+		n.log.Info("resource deleted, or its replica here removed", "resource", h.name)
+		n.emit(replication.Event{Time: time.Now(), Resource: h.name, Kind: "disk", To: "Diskless", Reason: "the resource was deleted, or its replica here removed"})
 	}
+}
+
+// sameReplica reports whether this node's replica in the record is the one that it holds.
+func (n *Node) sameReplica(held, now *quorum.Resource) bool {
+	if now == nil || now.ID != held.ID {
+		return false
+	}
+	mine, ok := now.Replica(n.config.Name)
+	former, _ := held.Replica(n.config.Name)
+	return ok && mine.AddedAt == former.AddedAt
 }
 
 func (n *Node) closeResource(h *held) {

@@ -40,7 +40,7 @@ func open(o Options) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{dir: o.Dir, config: cfg, log: o.Logger, version: o.Version, reads: o.Reads, journal: newJournal(cfg.Name),
-		resources: map[string]*held{}, prepared: map[string]*prepared{}}
+		resources: map[string]*held{}, prepared: map[string]*prepared{}, exits: newExitDesk()}
 	if n.member, err = o.Dir.Member(); err != nil {
 		return nil, err
 	}
@@ -65,6 +65,7 @@ func open(o Options) (*Node, error) {
 func (n *Node) run(ctx context.Context, o Options) (err error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer n.cancel()
+	defer func() { n.stopKeeper(err) }()
 	credentials := n.credentials
 	if n.config.Insecure {
 		credentials = nil
@@ -86,11 +87,13 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.stopControl()) }()
+	exits, err := n.mux.Channel(mux.ChannelExit)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, exits.Close()) }()
+	n.loops.Go(func() { n.acceptSupervisors(exits) })
 	if err := n.enterCluster(ctx); err != nil {
-		if ctx.Err() != nil { // told to end before it had begun, which is in good order, too
-			n.log.Info("stopping", "node", n.config.Name, "error", err)
-			return nil
-		}
 		return err
 	}
 	defer func() { err = errors.Join(err, n.closePrepared()) }()
@@ -99,6 +102,8 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, peers.Close()) }()
+	n.startKeeper(o.Supervise)
+	defer n.noteRoles()
 	defer n.outlastPrimaries()
 	defer n.stopResources()
 	defer n.stopTakeover()
@@ -110,7 +115,11 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		o.Ready()
 	}
 	n.log.Info("ready", "node", n.config.Name, "incarnation", n.incarnation)
+	removed := make(chan error, 1)
+	n.loops.Go(func() { n.watchMembership(removed) })
 	select {
+	case err := <-removed:
+		return err
 	case <-ctx.Done():
 		n.log.Info("stopping", "node", n.config.Name)
 		return nil
@@ -175,7 +184,10 @@ func (n *Node) enterCluster(ctx context.Context) error {
 			return fmt.Errorf("enter the cluster: %w", err)
 		}
 	}
-	if _, err := n.quorum.Register(ctx, n.config.NBD); err != nil {
+	switch _, err := n.quorum.Register(ctx, n.config.NBD); {
+	case errors.Is(err, quorum.ErrRefused):
+		return n.errRemoved(quorum.Reason(err))
+	case err != nil:
 		return fmt.Errorf("register with the cluster: %w", err)
 	}
 	if err := n.quorum.Barrier(ctx); err != nil {
@@ -228,9 +240,18 @@ func (n *Node) startControl() error {
 		return errors.Join(err, local.Close())
 	}
 	n.serveControl(local, control.LocalOrigin)
-	n.serveControl(nodes, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginNode, Name: peerName(c)} })
+	n.serveControl(nodes, n.memberOrigin)
 	n.serveControl(joins, func(c net.Conn) control.Origin { return control.Origin{Kind: control.OriginJoin, Name: peerName(c)} })
 	return nil
+}
+
+// memberOrigin is who asks as another node. One that was removed keeps its certificate, and may ask for nothing.
+func (n *Node) memberOrigin(c net.Conn) control.Origin {
+	name := peerName(c)
+	if _, member := n.quorum.State().Nodes[name]; !member {
+		return control.Origin{Name: name}
+	}
+	return control.Origin{Kind: control.OriginNode, Name: name}
 }
 
 func (n *Node) serveControl(l net.Listener, origin func(net.Conn) control.Origin) {

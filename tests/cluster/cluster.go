@@ -280,11 +280,11 @@ func (c *Cluster) StopAtOnce(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// Close kills whatever still runs. It may be called more than once.
+// Close kills whatever still runs, the supervisors too. It may be called more than once.
 func (c *Cluster) Close() error {
 	var failures []error
 	for _, n := range c.Nodes {
-		failures = append(failures, n.Kill())
+		failures = append(failures, n.Kill(), n.KillSupervisor())
 	}
 	return errors.Join(failures...)
 }
