@@ -17,7 +17,7 @@ type barrier struct {
 	waiting map[*session]struct{} // those that have not answered
 	local   localBarrier
 	origin  *session        // on a Secondary: who asked
-	told    bitmap.SlotMask // on a resync's target: towards whom the bits of what it got have to be durable as well
+	told    bitmap.SlotMask // for who is brought up to date: towards whom the bits of what it got have to be durable as well
 }
 
 // resyncBarrier bounds how much of a resync is done again when it is interrupted.
@@ -46,6 +46,9 @@ func (v *Volume) wantBarrierLocked() []*frameWriter {
 	for _, s := range v.legs {
 		bar.waiting[s] = struct{}{}
 		s.sealWrittenLocked()
+		if s.resync.role == resyncPull && len(s.resync.sealed) > 0 {
+			bar.told |= v.others &^ bitmap.SlotBit(s.slot)
+		}
 		h := Header{Type: FrameBarrier, Generation: v.generation, Epoch: bar.epoch}
 		s.dataWriter.append(&h, nil)
 		send = append(send, s.dataWriter)

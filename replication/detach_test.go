@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -307,4 +308,51 @@ func TestDisklessPrimaryGivesUpForARestartedPeer(t *testing.T) {
 	}
 	c.wait("all in sync", c.allInSync)
 	c.equal()
+}
+
+// copied is what the disk holds.
+func (d *memoryDisk) copied() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Clone(d.p)
+}
+
+// A Primary brings its own disk up to date while a third replica is away, and dies at the moment when it is admitted, before
+// it knows: what it copied is known to be lacking there.
+func TestPulledBlocksAreMarked(t *testing.T) {
+	c := newTestCluster(t, "a", "b", "c")
+	c.promote("a")
+	c.writeSome("a", 10)
+	c.flush("a")
+	c.crash("c")
+	c.wait("c leaves", func() bool { return c.inSync() == "[a b]" })
+	c.detach("a")
+	c.write("a", 40*bitmap.BlockBytes, randomBytes(20*bitmap.BlockBytes))
+	c.flush("a")
+	a := c.nodes["a"]
+	var disk, meta []byte // as of the admission
+	c.arbiter.mu.Lock()
+	learn := c.arbiter.learn
+	c.arbiter.learn = func(conf Configuration) {
+		if disk == nil && conf.inSync("a") {
+			disk, meta = a.disk.copied(), a.meta.copied()
+		}
+		learn(conf)
+	}
+	c.arbiter.mu.Unlock()
+	if err := c.reattach("a"); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("a in sync again", func() bool { conf := c.committed(); return conf.inSync("a") })
+	c.crash("a")
+	c.crash("b")
+	a.disk.p, a.meta.p = disk, meta
+	c.start("a")
+	c.wait("a is promoted", func() bool { return c.nodes["a"].resource.Promote(t.Context()) == nil })
+	c.start("c")
+	c.wait("c in sync", func() bool { conf := c.committed(); return conf.inSync("c") })
+	c.flush("a")
+	if !bytes.Equal(c.nodes["a"].disk.p, c.nodes["c"].disk.p) {
+		t.Fatal("c lacks what a had copied")
+	}
 }
