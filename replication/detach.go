@@ -223,7 +223,7 @@ func (r *Resource) closeDisk(o *openedReplica, clean bool) error {
 		clean = syncErr == nil
 	}
 	err := errors.Join(syncErr, o.local.store.Close(clean))
-	o.local.watch.giveUp(ErrClosed)
+	r.volume.giveUp(o.local, ErrClosed) // with the requests that it still has
 	return err
 }
 

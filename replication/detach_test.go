@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -308,6 +310,60 @@ func TestDisklessPrimaryGivesUpForARestartedPeer(t *testing.T) {
 	}
 	c.wait("all in sync", c.allInSync)
 	c.equal()
+}
+
+// A disk that failed is closed, for another attempt with it, while a write to it is still under way: that write goes on
+// without it, on the Primary and on a Secondary.
+func TestDiskIsClosedUnderAWrite(t *testing.T) {
+	for _, failing := range []string{"a", "b"} {
+		t.Run(failing, func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			c.writeSome("a", 10)
+			disk := c.nodes[failing].disk
+			reached, until := make(chan struct{}), make(chan struct{})
+			release := sync.OnceFunc(func() { disk.fault.Store(nil); close(until) })
+			t.Cleanup(release)
+			var begun atomic.Bool
+			fault := func(what string) error {
+				switch {
+				case what != "write":
+					return nil
+				case begun.CompareAndSwap(false, true):
+					close(reached)
+					<-until
+					return nil
+				}
+				return syscall.EIO
+			}
+			disk.fault.Store(&fault)
+			first, second := make(waitCompletion, 1), make(waitCompletion, 1)
+			v := c.nodes["a"].resource.Volume()
+			v.Write(randomBytes(2*inlineBytes), 0, false, nil, first) // on a worker, which stays there
+			<-reached
+			v.Write(randomBytes(2*inlineBytes), 1<<20, false, nil, second)
+			c.wait("the disk failed", func() bool { return c.diskState(failing) == "Failed" })
+			attached := make(chan error, 1)
+			go func() { attached <- c.reattach(failing) }()
+			for _, done := range []waitCompletion{first, second} {
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Error(err)
+					}
+				case <-time.After(15 * time.Second):
+					t.Fatal("a write is never answered")
+				}
+			}
+			release()
+			if err := <-attached; err != nil {
+				c.wait("attached", func() bool { return c.reattach(failing) == nil })
+			}
+			c.wait("all in sync", c.allInSync)
+			c.flush("a")
+			c.equal()
+		})
+	}
 }
 
 // copied is what the disk holds.
