@@ -518,6 +518,18 @@ func (r *Resource) Exited(node string, incarnation uint64) {
 	})
 }
 
+// Silent says that nothing is heard of a node on another way. A session on which it is silent, too, ends at once: writes wait
+// for the removal of who died, and not for a time-out that has to bear a slow link.
+func (r *Resource) Silent(node string) {
+	r.post(func() {
+		if l := r.links[node]; l != nil && l.session != nil && r.serving {
+			if silence := l.session.silence(); silence > r.cfg.Timing.Suspect/2 {
+				l.session.fail(fmt.Errorf("nothing heard of %s for %v on any connection", node, silence.Round(time.Millisecond)))
+			}
+		}
+	})
+}
+
 // ended reports whether the Primary that conf names is known to have ended.
 func (r *Resource) ended(conf *Configuration) bool {
 	return conf.Primary != "" && r.exited[conf.Primary] >= conf.PrimaryIncarnation

@@ -89,20 +89,34 @@ func (n *Node) Primary(ctx context.Context, resource string, r *control.PrimaryR
 }
 
 // mayPromote refuses to take the role from a Primary that is alive: that is what `duet secondary` there is for. The
-// record would allow it, and cut the other's clients off.
+// record would allow it, and cut the other's clients off. Alive is who answers, and whom no majority of the voters misses.
 func (n *Node) mayPromote(ctx context.Context, r *quorum.Resource) error {
-	if r.Primary == "" || r.Primary == n.config.Name {
+	if r.Primary == "" || r.Primary == n.config.Name || n.primaryGone(r) {
 		return nil
 	}
-	if n.answers(ctx, r.Primary) != nil {
+	if n.answers(ctx, r.Primary) == nil {
+		return control.Errorf(control.CodeRefused, "%s is Primary of %s and answers", r.Primary, r.Name).
+			WithHint("run `duet secondary %s` on %s first", r.Name, r.Primary)
+	}
+	ctx, cancel := context.WithTimeout(ctx, suspicionLimit)
+	defer cancel()
+	if err := n.waitFor(ctx, "the voters", func() bool { return n.primaryGone(r) }); err == nil {
 		return nil
 	}
-	registered := n.quorum.State().Nodes[r.Primary].Incarnation
-	if registered != r.PrimaryIncarnation {
-		return nil // it has restarted and is nobody's Primary any more
-	}
-	return control.Errorf(control.CodeRefused, "%s is Primary of %s and answers", r.Primary, r.Name).
-		WithHint("run `duet secondary %s` on %s first", r.Name, r.Primary)
+	live := n.quorum.Liveness()
+	return control.Errorf(control.CodeRefused, "%s is Primary of %s, and only %d of %d voters miss it", r.Primary, r.Name,
+		live.Nodes[r.Primary].Votes, live.Voters).WithHint("run `duet secondary %s` on %s first", r.Name, r.Primary)
+}
+
+// suspicionLimit is how long a command waits for a majority to miss a Primary that does not answer.
+const suspicionLimit = 2 * time.Second
+
+// primaryGone reports whether the Primary's process has ended, or a majority of the voters misses it.
+func (n *Node) primaryGone(r *quorum.Resource) bool {
+	live := n.quorum.Liveness()
+	held := live.Nodes[r.Primary]
+	return n.quorum.State().Nodes[r.Primary].Incarnation != r.PrimaryIncarnation || held.Exited >= r.PrimaryIncarnation ||
+		held.Votes > live.Voters/2
 }
 
 // Secondary implements control.Node.

@@ -20,6 +20,7 @@ const (
 	attemptPause    = 100 * time.Millisecond
 	attemptPauseMax = 5 * time.Second
 	unusablePause   = 250 * time.Millisecond // until a disk that can't be used is looked at again
+	silentPause     = 50 * time.Millisecond  // until the Primary here is told again of a member that is not heard
 	placeInterval   = 5 * time.Second        // between two attempts to hand leadership of Raft over
 	placeLimit      = 2 * time.Second
 )
@@ -153,6 +154,9 @@ func (t *Takeover) decideLocked(state *quorum.State, live quorum.Liveness, recor
 	if replica != nil && decision.Gone {
 		replica.Exited(record.Primary, record.PrimaryIncarnation)
 	}
+	if replica != nil && record.Primary == t.cfg.Node && t.reportSilent(replica, live, record) {
+		decision.Wait = silentPause
+	}
 	if decision.Promote {
 		if facts.Unusable = whyNotPrimary(replica); facts.Unusable != "" {
 			decision = quorum.DecideTakeover(&facts)
@@ -172,6 +176,17 @@ func (t *Takeover) decideLocked(state *quorum.State, live quorum.Liveness, recor
 		t.attemptLocked(record.Name, p)
 	}
 	return decision.Wait
+}
+
+// reportSilent tells the Primary here whom nobody hears, and whether there is anyone.
+func (t *Takeover) reportSilent(replica *replication.Resource, live quorum.Liveness, record *quorum.Resource) (any bool) {
+	for _, name := range record.InSync {
+		if name != t.cfg.Node && live.Nodes[name].Suspected {
+			replica.Silent(name)
+			any = true
+		}
+	}
+	return any
 }
 
 // factsKey changes with what an order of candidates depends on.
