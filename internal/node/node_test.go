@@ -323,3 +323,30 @@ func TestRestoredDirectoryIsRefused(t *testing.T) {
 		t.Errorf("ended with %v", err)
 	}
 }
+
+// A daemon that is told to end while it still looks for its cluster ends in good order.
+func TestStopWhileLookingForTheCluster(t *testing.T) {
+	a := found(t, "a")
+	b := a.join("b", config.KindData)
+	a.stop()
+	b.stop()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, Options{Dir: b.dir}) }()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for answers := false; !answers; {
+		select {
+		case err := <-done:
+			t.Fatalf("ended with %v", err)
+		case <-ticker.C:
+			_, err := b.client.Version(t.Context())
+			answers = err == nil
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}

@@ -94,6 +94,10 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 	defer func() { err = errors.Join(err, exits.Close()) }()
 	n.loops.Go(func() { n.acceptSupervisors(exits) })
 	if err := n.enterCluster(ctx); err != nil {
+		if ctx.Err() != nil { // told to end before it had begun, which is in good order, too
+			n.log.Info("stopping", "node", n.config.Name, "error", err)
+			return nil
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, n.closePrepared()) }()

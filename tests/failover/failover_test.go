@@ -102,6 +102,11 @@ func TestFaults(t *testing.T) {
 	if len(all) == 0 {
 		t.Fatalf("there is no fault %q", only)
 	}
+	for _, f := range faults() { // failovers are what the long run is for
+		if goal > 0 && f.moves && strings.Contains(f.name, only) {
+			all = append(all, f, f)
+		}
+	}
 	for played := 0; played < len(all) || p.moves < goal; played++ {
 		if played%len(all) == 0 {
 			p.random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
