@@ -27,6 +27,8 @@ type Config struct {
 	Revoke func(reason string)
 	// DiskFailed is called when the local disk is given up; it must not block. May be nil.
 	DiskFailed func(DiskFailure)
+	// Role lets others take part when the role changes.
+	Role RoleHooks
 	// OpenUndo opens the undo file of a replica that is given up, at path, or, if that is empty, at a place of its own for this
 	// decision. With create it is made when it is absent, and its name is durable on return; fresh: it was. May be nil: then no
 	// replica is given up.
@@ -128,6 +130,7 @@ func (c *Config) validate() error {
 	if c.DiskFailed == nil {
 		c.DiskFailed = func(DiskFailure) {}
 	}
+	c.Role = c.Role.withDefaults()
 	if c.Revoke == nil {
 		c.Revoke = func(string) {}
 	}
@@ -142,6 +145,9 @@ type DiskFailure struct {
 	Cause    error
 }
 
+// ResyncFinished is the reason of the event that a replica is up to date, on its source and on itself.
+const ResyncFinished = "resync finished"
+
 // Event is a state change with its reason.
 type Event struct {
 	Time       time.Time
@@ -151,4 +157,5 @@ type Event struct {
 	From, To   string
 	Reason     string
 	Generation uint64
+	Orderly    bool // of a connection that has ended: the other end said goodbye, or this one did
 }

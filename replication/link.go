@@ -295,7 +295,7 @@ func (r *Resource) sessionEnded(s *session) {
 	l.goodbye = false
 	l.session, l.former, l.begun, l.adding = nil, s, false, false
 	l.reason = s.cause.Error()
-	r.emit("connection", l.node, "Connecting", l.reason)
+	r.tell(Event{Kind: "connection", Peer: l.node, To: "Connecting", Reason: l.reason, Orderly: errors.Is(s.cause, errGoodbye)})
 	l.resumes = wasLeg && r.adopted.soleCopy(l.node)
 	switch l.lost = wasLeg && !l.resumes; {
 	case !r.serving:
@@ -358,10 +358,14 @@ func (r *Resource) adoptFrom(s *session, conf Configuration) error {
 	}
 	r.volume.mu.Lock()
 	s.generation = conf.Generation
+	arrived := conf.inSync(r.cfg.Node) && s.resync.role == resyncTarget
 	if conf.inSync(r.cfg.Node) {
 		s.resync.role, s.resync.running = resyncNone, false
 	}
 	r.volume.mu.Unlock()
+	if arrived {
+		r.emit("replication", s.peer, "Established", ResyncFinished)
+	}
 	return nil
 }
 

@@ -337,6 +337,7 @@ func (v *Volume) resumeLocked() {
 func (r *Resource) fence(reason string) {
 	r.cfg.Revoke(reason)
 	r.serving = false
+	r.cfg.Role.Changed(RoleChange{Ordered: r.demoting != nil, Generation: r.learned.Generation, Reason: reason})
 	r.emit("role", "", "Secondary", "fenced: "+reason)
 	v := r.volume
 	v.mu.Lock()
@@ -377,7 +378,7 @@ func (r *Resource) releaseRemoved() {
 		}
 		if l.adding && r.adopted.inSync(l.node) {
 			l.adding = false
-			r.emit("replication", l.node, "Established", "resync finished")
+			r.emit("replication", l.node, "Established", ResyncFinished)
 			if l.session != nil {
 				r.volume.mu.Lock()
 				l.session.member = true
@@ -407,6 +408,7 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 		return err
 	}
 	defer r.post(r.promotionEnds)
+	asked := false     // BeforePromote has agreed
 	var granted uint64 // the generation that made this node Primary
 	for {
 		var p Proposal
@@ -420,7 +422,7 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 			case r.demotions != demotions && !r.mine(&r.learned):
 				refusal = fmt.Errorf("%w: %s was to become Secondary meanwhile", ErrRefused, r.cfg.Node)
 			default:
-				if p, done, refusal = propose(); p.Kind != "" {
+				if p, done, refusal = propose(); p.Kind != "" && asked { // a candidate grants no leases, so it is none before
 					wait = r.candidacy(p, r.learned.Primary != "" && !r.ended(&r.learned))
 				}
 			}
@@ -430,6 +432,13 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 		}
 		if refusal != nil || done {
 			return refusal
+		}
+		if p.Kind != "" && !asked {
+			if err := r.cfg.Role.BeforePromote(ctx); err != nil {
+				return fmt.Errorf("%w: %w", ErrRefused, err)
+			}
+			asked = true
+			continue
 		}
 		if p.Kind != "" && wait <= 0 {
 			if granted, err = r.askFor(ctx, p); err != nil {
@@ -507,54 +516,6 @@ func (r *Resource) promotion(why string) (p Proposal, serving bool, err error) {
 	return Proposal{Kind: ProposePromote, Resource: conf.Resource, Generation: conf.Generation, Node: r.cfg.Node,
 		Incarnation: r.cfg.Incarnation, Reason: why}, false, nil
 }
-
-// Exited notes that an incarnation of a node has certainly ended: it answers no read any more, so that no lease has to be
-// waited out.
-func (r *Resource) Exited(node string, incarnation uint64) {
-	r.post(func() {
-		if r.exited[node] < incarnation {
-			r.exited[node] = incarnation
-		}
-	})
-}
-
-// Silent says that nothing is heard of a node on another way. A session on which it is silent, too, ends at once: writes wait
-// for the removal of who died, and not for a time-out that has to bear a slow link.
-func (r *Resource) Silent(node string) {
-	r.post(func() {
-		if l := r.links[node]; l != nil && l.session != nil && r.serving {
-			if silence := l.session.silence(); silence > r.cfg.Timing.Suspect/2 {
-				l.session.fail(fmt.Errorf("nothing heard of %s for %v on any connection", node, silence.Round(time.Millisecond)))
-			}
-		}
-	})
-}
-
-// ended reports whether the Primary that conf names is known to have ended.
-func (r *Resource) ended(conf *Configuration) bool {
-	return conf.Primary != "" && r.exited[conf.Primary] >= conf.PrimaryIncarnation
-}
-
-// pause waits one back-off step.
-func (r *Resource) pause(ctx context.Context) error { return r.pauseFor(ctx, r.cfg.Timing.RetryMin) }
-
-func (r *Resource) pauseFor(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-r.ctx.Done():
-		return ErrClosed
-	}
-}
-
-// Demote gives the Primary role up in good order: stop, drain, flush everywhere, commit. It is no local decision: until
-// the commit is known nothing is served, and the attempt goes on. A promotion under way is ended, or, if it was granted
-// already, given up as any other.
-func (r *Resource) Demote(ctx context.Context) error { return r.demote(ctx, true) }
 
 // demote is Demote. Without patience it doesn't wait for a promotion that is asked for, nor holds later ones: who closes has no
 // use of the answer, and comes back.

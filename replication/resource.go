@@ -203,9 +203,14 @@ func (r *Resource) Serving() bool {
 }
 
 func (r *Resource) emit(kind, peer, to, reason string) {
-	r.log.Info(kind, "peer", peer, "state", to, "reason", reason, "generation", r.adopted.Generation)
-	r.cfg.Emit(Event{Time: time.Now(), Resource: r.name, Kind: kind, Peer: peer, To: to, Reason: reason,
-		Generation: r.adopted.Generation})
+	r.tell(Event{Kind: kind, Peer: peer, To: to, Reason: reason})
+}
+
+// tell completes an event and hands it on.
+func (r *Resource) tell(e Event) {
+	e.Time, e.Resource, e.Generation = time.Now(), r.name, r.adopted.Generation
+	r.log.Info(e.Kind, "peer", e.Peer, "state", e.To, "reason", e.Reason, "generation", e.Generation)
+	r.cfg.Emit(e)
 }
 
 // reconcile takes every step that is possible now.
@@ -306,7 +311,9 @@ func (r *Resource) adopt(conf Configuration) {
 		for _, l := range r.links {
 			l.known = sabotageTrustOldBitmap // whoever was Primary before may have written what nobody else has
 		}
-		r.emit("role", "", "Primary", "promoted in generation "+fmt.Sprint(conf.Generation))
+		reason := "promoted in generation " + fmt.Sprint(conf.Generation)
+		r.emit("role", "", "Primary", reason)
+		r.cfg.Role.Changed(RoleChange{Primary: true, Generation: conf.Generation, Reason: reason})
 	}
 	if conf.Primary != old.Primary && !mine {
 		r.emit("role", conf.Primary, "Primary", fmt.Sprintf("generation %d", conf.Generation))
@@ -320,6 +327,9 @@ func (r *Resource) adopt(conf Configuration) {
 	}
 	if conf.inSync(r.cfg.Node) {
 		r.selfAdding = false
+		if r.pull != nil {
+			r.emit("replication", r.pull.session.peer, "Established", ResyncFinished)
+		}
 		r.endPull(nil)
 	}
 	if r.leaving && r.serving && !conf.inSync(r.cfg.Node) {

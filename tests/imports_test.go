@@ -24,10 +24,12 @@ var directions = map[string][]string{
 	"duet/internal/pki":     {},
 	"duet/internal/mux":     {"duet/internal/pki", "duet/internal/socket"},
 	"duet/internal/socket":  {},
+	// handlers runs programs of the operator, and knows nothing of what they are run for.
+	"duet/internal/handlers": {},
 	"duet/internal/node": {
 		"duet/replication", "duet/bitmap", "duet/nbd", "duet/quorum",
 		"duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki", "duet/internal/mux",
-		"duet/internal/socket", "duet/internal/supervisor",
+		"duet/internal/socket", "duet/internal/supervisor", "duet/internal/handlers",
 	},
 	"duet/internal/supervisor": {"duet/internal/config", "duet/internal/control", "duet/internal/mux", "duet/internal/pki"},
 	"duet/cmd/duet": {

@@ -67,6 +67,9 @@ type Node struct {
 	RaftHeartbeat time.Duration `yaml:"raft-heartbeat,omitempty"` // a follower that hears nothing for so long looks around
 	RaftElection  time.Duration `yaml:"raft-election,omitempty"`  // length of one attempt to become leader
 	RaftLease     time.Duration `yaml:"raft-lease,omitempty"`     // a leader without a majority for so long steps down
+
+	HandlerLimits map[string]time.Duration `yaml:"handler-limits,omitempty"` // by event: how long its handlers may take
+	Fencing       string                   `yaml:"fencing,omitempty"`        // require or try: whether fence-peer has to confirm
 }
 
 // LoadNode reads and checks DIR/node.yaml.
@@ -243,6 +246,14 @@ func (n *Node) validateTiming() error {
 		if t.value != 0 && (t.value < minTiming || t.value > maxTiming) {
 			return keyError(t.key, fmt.Errorf("%s is not between %s and %s", t.value, minTiming, maxTiming))
 		}
+	}
+	for event, limit := range n.HandlerLimits {
+		if limit < minTiming || limit > maxTiming {
+			return keyError("handler-limits: "+event, fmt.Errorf("%s is not between %s and %s", limit, minTiming, maxTiming))
+		}
+	}
+	if n.Fencing != "" && n.Fencing != "require" && n.Fencing != "try" {
+		return keyError("fencing", fmt.Errorf("%q is neither require nor try", n.Fencing))
 	}
 	if n.PeerTimeout != 0 && n.PingInterval >= n.PeerTimeout {
 		return keyError("ping-interval", fmt.Errorf("%s is not below peer-timeout, %s", n.PingInterval, n.PeerTimeout))

@@ -46,6 +46,9 @@ func TestParseNodeRefuses(t *testing.T) {
 		{"time too long", goodNode + "peer-timeout: 2h\n", "peer-timeout: 2h0m0s is not between"},
 		{"negative time", goodNode + "ping-interval: -1s\n", "ping-interval: -1s is not between"},
 		{"ping above time-out", goodNode + "peer-timeout: 1s\nping-interval: 1s\n", "ping-interval: 1s is not below"},
+		{"limit too long", goodNode + "handler-limits:\n  peer-lost: 2h\n", "handler-limits: peer-lost: 2h0m0s is not between"},
+		{"limit that is none", goodNode + "handler-limits:\n  peer-lost: soon\n", `invalid duration "soon"`},
+		{"fencing", goodNode + "fencing: perhaps\n", `fencing: "perhaps" is neither`},
 		{"no boolean", goodNode + "insecure: maybe\n", `:6: "maybe" is neither true nor false`},
 		{"no list", goodNode + "peers: b\n", ":6: "},
 		{"tab", goodNode + "\tnbd: x\n", ":6: "},
@@ -85,6 +88,7 @@ func fullNode() *Node {
 		NBD: "[::1]:10809", Insecure: true, Peers: []Peer{{"b", "127.0.0.1:7601"}, {"w", "127.0.0.1:7602"}},
 		PeerTimeout: 1500 * time.Millisecond, PingInterval: 50 * time.Millisecond, RaftHeartbeat: time.Second,
 		RaftElection: 2 * time.Second, RaftLease: 500 * time.Millisecond,
+		HandlerLimits: map[string]time.Duration{"after-promote": 5 * time.Minute}, Fencing: "try",
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"duet/internal/config"
 	"duet/internal/control"
+	"duet/internal/handlers"
 	"duet/internal/mux"
 	"duet/internal/pki"
 	"duet/internal/supervisor"
@@ -67,12 +68,16 @@ type Node struct {
 	gaveUp bool
 	exits  *exitDesk
 
+	handlers *handlers.Engine
+	fences   fencers
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
 	mu        sync.Mutex
 	ready     bool
+	stopping  bool // nobody is promoted here any more
 	view      leaderView
 	resources map[string]*held
 	prepared  map[string]*prepared // by resource id

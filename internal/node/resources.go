@@ -22,7 +22,9 @@ type held struct {
 
 	mu      sync.Mutex
 	revoked chan struct{}
-	record  *quorum.Resource // the newest that was seen
+	vacated bool                   // before-demote has been run for the role that this node has
+	away    map[string]*time.Timer // peers that were lost a moment ago
+	record  *quorum.Resource       // the newest that was seen
 }
 
 // newest is the newest record that was seen of the resource; later is one that is looked at now, nil for none.
@@ -165,7 +167,7 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 		Arbiter: NewArbiter(n.quorum), Timing: timing, Logger: n.log,
 		Dial:   func(ctx context.Context, node string) (net.Conn, error) { return n.dial(ctx, node, mux.ChannelPeer) },
 		Revoke: func(string) { h.revoke() }, DiskFailed: func(f replication.DiskFailure) { n.diskFailed(h.disk(n.config.Name), f) },
-		Emit: n.emit, OpenUndo: n.openUndo, Leases: replication.LeaseConfig{Mode: n.reads},
+		Emit: n.emit, OpenUndo: n.openUndo, Leases: replication.LeaseConfig{Mode: n.reads}, Role: n.roleHooks(h),
 	}, Configuration(record))
 	if err != nil {
 		h.failure = err.Error()
@@ -187,9 +189,7 @@ func (n *Node) openResource(record *quorum.Resource, replica quorum.Replica) *he
 }
 
 func (n *Node) emit(e replication.Event) {
-	if e.Kind == replication.EventSplitBrain && e.To == string(control.ConnectionSplitBrain) {
-		n.splitBrain(e)
-	}
+	n.tellHandlers(e)
 	n.journal.add(control.Event{Time: e.Time, Resource: e.Resource, Peer: e.Peer, Kind: e.Kind, Old: e.From, New: e.To,
 		Generation: e.Generation, Message: e.Reason})
 }
@@ -225,14 +225,8 @@ func openMetadata(disk *device.Device, where string, sizeBytes uint64) (*device.
 
 // stopResources leaves all resources in good order, at the same time.
 func (n *Node) stopResources() {
-	n.mu.Lock()
-	all := make([]*held, 0, len(n.resources))
-	for _, h := range n.resources {
-		all = append(all, h)
-	}
-	n.mu.Unlock()
 	var done sync.WaitGroup
-	for _, h := range all {
+	for _, h := range n.allHeld() {
 		done.Go(func() { n.closeResource(h) })
 	}
 	done.Wait()

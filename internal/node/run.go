@@ -58,6 +58,9 @@ func open(o Options) (*Node, error) {
 			return nil, err
 		}
 	}
+	if n.handlers, err = n.newHandlers(); err != nil {
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -109,12 +112,15 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 	n.startKeeper(o.Supervise)
 	defer n.noteRoles()
 	defer n.outlastPrimaries()
+	defer n.stopHandlers()
 	defer n.stopResources()
 	defer n.stopTakeover()
+	n.clearLeft()
 	if err := n.serve(peers); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.stopNBD()) }()
+	defer n.vacate()
 	if o.Ready != nil {
 		o.Ready()
 	}
@@ -286,6 +292,7 @@ func (n *Node) stopTakeover() {
 func (n *Node) serve(peers net.Listener) error {
 	n.syncResources()
 	n.loops.Go(n.watchLoop)
+	n.loops.Go(n.quorumLoop)
 	n.loops.Go(func() { n.acceptPeers(peers) })
 	if n.config.Kind != config.KindData {
 		return nil

@@ -73,13 +73,7 @@ func timeOrNil(t time.Time) *time.Time {
 
 // suspendedHere tells whether the operator has suspended a resource on this node: its requests are not going to end.
 func (n *Node) suspendedHere() bool {
-	n.mu.Lock()
-	all := make([]*held, 0, len(n.resources))
-	for _, h := range n.resources {
-		all = append(all, h)
-	}
-	n.mu.Unlock()
-	for _, h := range all {
+	for _, h := range n.allHeld() {
 		if h.resource != nil && h.resource.Status().ByOperator {
 			return true
 		}
