@@ -24,6 +24,7 @@ var directions = map[string][]string{
 	"duet/internal/pki":     {},
 	"duet/internal/mux":     {"duet/internal/pki", "duet/internal/socket"},
 	"duet/internal/socket":  {},
+	"duet/internal/vip":     {},
 	// handlers runs programs of the operator, and knows nothing of what they are run for.
 	"duet/internal/handlers": {},
 	"duet/internal/node": {
@@ -34,7 +35,7 @@ var directions = map[string][]string{
 	"duet/internal/supervisor": {"duet/internal/config", "duet/internal/control", "duet/internal/mux", "duet/internal/pki"},
 	"duet/cmd/duet": {
 		"duet/internal/node", "duet/internal/control", "duet/internal/config", "duet/internal/device", "duet/internal/pki",
-		"duet/internal/mux", "duet/internal/supervisor", "duet/nbd", "duet/replication", "duet/bitmap",
+		"duet/internal/mux", "duet/internal/supervisor", "duet/internal/vip", "duet/nbd", "duet/replication", "duet/bitmap",
 	},
 
 	"duet/internal/crash": {}, // for tests alone: nobody may import it
@@ -51,6 +52,7 @@ var onlyHere = map[string]string{
 	"github.com/bits-and-blooms":       "duet/bitmap",
 	"github.com/pojntfx/go-nbd":        "duet/nbd",
 	"github.com/urfave/cli":            "duet/cmd/duet",
+	"github.com/vishvananda":           "duet/internal/vip",
 }
 
 // listed is what is read of `go list -json`.

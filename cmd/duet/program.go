@@ -93,7 +93,7 @@ func (p *program) app() *cli.App {
 			p.initCommand(), p.tokenCommand(), p.joinCommand(), p.runCommand(),
 			p.resourceCommand(), p.primaryCommand(), p.secondaryCommand(), p.roleCommand(), p.connectCommand(), p.disconnectCommand(), p.attachCommand(), p.detachCommand(), p.invalidateCommand(),
 			p.statusCommand(), p.explainCommand(), p.resyncCommand(), p.verifyCommand(), p.splitCommand(), p.resizeCommand(), p.suspendIOCommand(), p.resumeIOCommand(), p.eventsCommand(), p.nodeCommand(), p.quorumCommand(), p.mdCommand(),
-			p.demoCommand(), p.versionCommand(), p.superviseCommand(),
+			p.demoCommand(), p.versionCommand(), p.superviseCommand(), p.vipCommand(),
 		},
 		Writer: p.stdout, ErrWriter: p.stderr,
 		HideVersion: true, CustomAppHelpTemplate: appHelp,
