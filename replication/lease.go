@@ -271,14 +271,15 @@ func (r *Resource) leaseStatusLocked() *LeaseStatus {
 }
 
 // candidacy makes this replica grant no lease in the generation of a promotion that is to be proposed, and returns how long
-// the proposal has to wait: until no lease is left that this replica, in this or an earlier run, may have granted. A Primary
-// that gave its role up has given its leases up before.
-func (r *Resource) candidacy(p Proposal, hasPrimary bool) time.Duration {
+// the proposal has to wait: until no lease is left that this replica, in this or an earlier run, may have granted. Who gave
+// the role up clean has let its reads end before, and a process that has ended answers none. That there is no Primary is not
+// enough: one that an operator deposed, because nobody reaches it, knows nothing of that.
+func (r *Resource) candidacy(p Proposal, readsEnded bool) time.Duration {
 	v := r.volume
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.given.candidate = p.Generation
-	if !hasPrimary || sabotageNoLeaseWait {
+	if readsEnded || sabotageNoLeaseWait {
 		return 0
 	}
 	return max(v.given.until, r.opened+guardOf(v.leases.Length)) - v.leases.Clock()

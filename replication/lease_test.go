@@ -1,6 +1,9 @@
 package replication
 
 import (
+	"context"
+	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -156,8 +159,9 @@ func TestMemberWithoutLeasesIsRemoved(t *testing.T) {
 
 // Whoever granted a lease waits until it is over before it asks to be promoted, by its own clock; also if it can't remember.
 func TestPromotionWaitsForLeases(t *testing.T) {
-	for name, restart := range map[string]bool{"granted by this run": false, "perhaps granted by an earlier run": true} {
+	for _, name := range []string{"granted by this run", "perhaps granted by an earlier run", "granted to a Primary that was deposed"} {
 		t.Run(name, func(t *testing.T) {
+			restart := strings.Contains(name, "earlier")
 			c := newTestCluster(t, "a", "b")
 			c.promote("a")
 			c.write("a", 0, randomBytes(4096))
@@ -171,6 +175,9 @@ func TestPromotionWaitsForLeases(t *testing.T) {
 			if restart {
 				c.crash("b")
 				c.start("b")
+			}
+			if strings.Contains(name, "deposed") {
+				c.depose("b")
 			}
 			var now atomic.Int64
 			b.testClock(&now)
@@ -206,6 +213,53 @@ func TestPromotionWaitsForLeases(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// depose is the operator's word that node is kept, and that nobody reaches the Primary.
+func (c *testCluster) depose(node string) {
+	c.arbiter.mu.Lock()
+	conf := c.arbiter.conf
+	conf.Generation, conf.Primary, conf.PrimaryIncarnation, conf.InSync = conf.Generation+1, "", 0, []string{node}
+	c.arbiter.conf = conf
+	c.arbiter.mu.Unlock()
+	c.nodes[node].resource.Learn(conf)
+}
+
+// commitAnd is an arbiter that says that a promotion was committed; the record is what follows from it.
+type commitAnd struct {
+	record Configuration
+	then   func()
+}
+
+func (c commitAnd) Propose(_ context.Context, p Proposal) (Configuration, error) {
+	c.then()
+	conf := c.record
+	conf.Generation, conf.Primary, conf.PrimaryIncarnation, conf.InSync, conf.Clean = p.Generation+1, p.Node, p.Incarnation, []string{p.Node}, false
+	return conf, nil
+}
+
+// Who was promoted and gave up waiting for the role grants no lease for the generation before it: the former Primary may be
+// the last to hear of it.
+func TestAbandonedPromotionGrantsNoLease(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	b := c.nodes["b"].resource
+	record := c.arbiter.record()
+	p := Proposal{Kind: ProposePromote, Generation: record.Generation, Node: "b", Incarnation: b.cfg.Incarnation}
+	ctx, cancel := context.WithCancel(t.Context())
+	b.cfg.Arbiter = commitAnd{record, cancel}
+	err := b.promoteBy(ctx, func() (Proposal, bool, error) { return p, false, nil })
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("abandoned with %v", err)
+	}
+	if err := b.call(t.Context(), func() {}); err != nil { // behind the end of the attempt
+		t.Fatal(err)
+	}
+	v := b.volume
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.given.grant(p.Generation, time.Hour) {
+		t.Error("it grants a lease in the generation that its own promotion ended")
 	}
 }
 

@@ -423,7 +423,7 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 				refusal = fmt.Errorf("%w: %s was to become Secondary meanwhile", ErrRefused, r.cfg.Node)
 			default:
 				if p, done, refusal = propose(); p.Kind != "" && asked { // a candidate grants no leases, so it is none before
-					wait = r.candidacy(p, r.learned.Primary != "" && !r.ended(&r.learned))
+					wait = r.candidacy(p, r.learned.Clean || r.ended(&r.learned))
 				}
 			}
 		})
@@ -451,7 +451,7 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 	}
 }
 
-// promotionEnds: with the last attempt the candidacy ends, unless a proposal may still be committed.
+// promotionEnds: with the last attempt the candidacy ends, unless a proposal was, or may still be, committed.
 func (r *Resource) promotionEnds() {
 	if r.promotions--; r.promotions == 0 {
 		r.volume.mu.Lock()
@@ -473,15 +473,15 @@ func (r *Resource) askFor(ctx context.Context, p Proposal) (granted uint64, err 
 		r.Learn(conf)
 	}
 	switch {
-	case err == nil:
-		return conf.Generation, nil
 	case errors.Is(err, ErrRejected):
 		return 0, err
-	case !errors.Is(err, ErrStale):
+	case !errors.Is(err, ErrStale): // committed, or perhaps: for this generation no lease is granted again, however the attempt ends
 		r.post(func() { r.unresolved = max(r.unresolved, p.Generation) })
 	}
-	switch {
-	case ctx.Err() != nil:
+	if err == nil {
+		return conf.Generation, nil
+	}
+	if ctx.Err() != nil {
 		return 0, errors.Join(ctx.Err(), err)
 	}
 	return 0, nil

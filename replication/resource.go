@@ -51,7 +51,7 @@ type Resource struct {
 	demotionHolds bool
 	demotions     uint64      // asked for so far: a promotion that began before the newest is void
 	promotions    int         // calls of Promote under way
-	unresolved    uint64      // the newest generation of a promotion whose outcome is not known
+	unresolved    uint64      // the newest generation of a promotion that was committed, or whose outcome is not known
 	detached      bool        // the disk failed or was never attached
 	failure       string      // why the disk is not used
 	slow          string      // what of the disk has not returned for long, and is waited for
