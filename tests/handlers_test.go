@@ -58,10 +58,13 @@ func (s *scenario) says(n *cluster.Node, want ...string) {
 	})
 }
 
+// unsupervised nodes have nobody who certifies that a daemon has ended: then nobody knows whether it is to be fenced.
+func unsupervised(c *cluster.Config) { c.RunArguments = []string{"--supervisor=false"} }
+
 // TestHandlersOnFailover goes through the death of a Primary: its peer notices, fences it before it takes the role, and what the
 // dead one has set up is cleared when it comes back.
 func TestHandlersOnFailover(t *testing.T) {
-	s := start(t)
+	s := start(t, unsupervised)
 	a, b := s.Node("a"), s.Node("b")
 	record := `echo "$DUET_EVENT$DUET_FORCED$([ "$DUET_EVENT" != peer-lost ] || echo "=$DUET_PEER")" >> said`
 	for _, event := range []string{"after-promote", "before-demote", "after-demote", "peer-lost", "resync-start", "resync-done"} {
