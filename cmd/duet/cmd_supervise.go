@@ -50,8 +50,8 @@ func supervise(ctx context.Context, dir config.Dir, tellReady bool) (err error) 
 	signal.Ignore(syscall.SIGHUP)
 	runtime.GOMAXPROCS(superviseThreads)
 	debug.SetMemoryLimit(superviseMemoryBytes)
-	if err := supervisor.NameProcess(); err != nil {
-		logger.Info("name the process", "error", err)
+	if err := supervisor.PrepareProcess(); err != nil {
+		logger.Info("prepare the process", "error", err)
 	}
 	cfg := supervisor.Config{Dir: dir, Program: ownVersion().Version + " " + ownVersion().Revision, Logger: logger}
 	if tellReady {
