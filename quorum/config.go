@@ -72,7 +72,7 @@ type Timing struct {
 	Lease     time.Duration // a leader without a majority for this long steps down; default: half of Heartbeat
 	Commit    time.Duration // how soon an idle follower learns what is committed; default 5 ms
 	Transport time.Duration // bound of one Raft message; default 500 ms
-	Store     time.Duration // a log write slower than this is a failed disk; default 2 s
+	Store     time.Duration // a log write slower than this is a failed disk; default 5 s
 	Dial      time.Duration // bound of connecting in order to forward; default 250 ms
 	Propose   time.Duration // bound of a call whose context has no earlier end; default 10 s
 	Beat      time.Duration // between two beats; default 40 ms
@@ -94,7 +94,7 @@ func (t Timing) withDefaults() Timing {
 	orDuration(&t.Lease, t.Heartbeat/2)
 	orDuration(&t.Commit, 5*time.Millisecond)
 	orDuration(&t.Transport, 500*time.Millisecond)
-	orDuration(&t.Store, 2*time.Second)
+	orDuration(&t.Store, 5*time.Second)
 	orDuration(&t.Dial, 250*time.Millisecond)
 	orDuration(&t.Propose, 10*time.Second)
 	orDuration(&t.Beat, 40*time.Millisecond)

@@ -84,7 +84,7 @@ func (r *Resource) mayDetach() error {
 		return fmt.Errorf("%w: no disk is attached on %s", ErrRefused, r.cfg.Node)
 	case r.learned.soleCopy(r.cfg.Node):
 		return r.lastCopy()
-	case r.demoting != nil || r.promotions > 0:
+	case r.demoting != nil || r.promotions > 0 || r.unresolved >= r.learned.Generation:
 		return fmt.Errorf("%w: a change of the role is under way", ErrRefused)
 	}
 	return nil
@@ -251,7 +251,8 @@ func (r *Resource) AttachDisk(ctx context.Context, open func() (Disk, MetadataFi
 	if err != nil {
 		return err
 	}
-	o, err := r.openReplica(&conf, openedBy{disk, meta, serving})
+	// A Primary that is alone in the set has served nothing without its disk.
+	o, err := r.openReplica(&conf, openedBy{disk, meta, serving && !conf.soleCopy(r.cfg.Node)})
 	if err != nil {
 		return errors.Join(err, meta.Close(), disk.Close())
 	}

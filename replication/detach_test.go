@@ -412,3 +412,34 @@ func TestPulledBlocksAreMarked(t *testing.T) {
 		t.Fatal("c lacks what a had copied")
 	}
 }
+
+// A replica is promoted, alone in the set, while its disk is being detached: nothing was served without the disk, so it is as
+// good as it was.
+func TestDetachedDiskOfTheOnlyMember(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 10)
+	c.flush("a")
+	c.crash("a")
+	c.detach("b")
+	c.arbiter.mu.Lock()
+	conf := c.arbiter.conf
+	b := c.nodes["b"]
+	conf.Generation++
+	conf.Primary, conf.PrimaryIncarnation, conf.PrimarySince, conf.InSync = "b", b.incarnation, conf.Generation, []string{"b"}
+	conf.Replicas = append([]Replica(nil), conf.Replicas...)
+	conf.replica("a").LeftAt = conf.Generation
+	c.arbiter.conf = conf
+	c.arbiter.mu.Unlock()
+	b.resource.Learn(conf)
+	c.wait("b is Primary", func() bool { return b.resource.Serving() })
+	if err := c.reattach("b"); err != nil {
+		t.Fatal(err)
+	}
+	c.wait("b serves", func() bool { return c.diskState("b") == "UpToDate" })
+	c.writeSome("b", 10)
+	c.start("a")
+	c.wait("all in sync", c.allInSync)
+	c.flush("b")
+	c.equal()
+}
