@@ -67,6 +67,9 @@ func (l *libraryFiles) Rename(from, to string) error {
 	return errors.Join(l.catchUp(), l.Files.Rename(from, to))
 }
 
+// Exchange is what no test that records does.
+func (l *libraryFiles) Exchange(string, string) error { return errors.ErrUnsupported }
+
 func (l *libraryFiles) Remove(path string) error {
 	if err := l.catchUp(); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,18 +14,38 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// ReadOffline returns the record as the Raft files in dir have it, and changes nothing. No Node may run there. The record may lack
-// what the others have committed since, and contain the newest commands although they are not committed: it is for finding things.
+// Offline is what the Raft files of a node that is stopped say. It may lack what the others have committed since, and contain the newest
+// commands although they are not committed: it is for finding things.
+type Offline struct {
+	State  *State
+	Voters map[string]string // address by name
+	Index  uint64            // of the newest log entry
+	Term   uint64            // in which that was made
+}
+
+// ReadOffline returns the record as the Raft files in dir have it, and changes nothing. No Node may run there.
 func ReadOffline(dir string) (*State, error) {
-	f := newFSM(&broadcast{})
-	if err := restoreNewest(f, filepath.Join(dir, "snapshots")); err != nil {
+	o, err := SurveyOffline(dir)
+	if err != nil {
+		return nil, err
+	}
+	return o.State, nil
+}
+
+// SurveyOffline returns the record and the voters as the Raft files in dir have them, and changes nothing. No Node may run there.
+func SurveyOffline(dir string) (*Offline, error) {
+	f, o := newFSM(&broadcast{}), &Offline{Voters: map[string]string{}}
+	if err := restoreNewest(f, filepath.Join(dir, snapshotsDir)); err != nil {
 		return nil, fmt.Errorf("quorum: read the record in %s: %w", dir, err)
 	}
-	if err := replayLog(f, filepath.Join(dir, logFile)); err != nil {
+	if err := o.readConfiguration(filepath.Join(dir, snapshotsDir)); err != nil {
+		return nil, fmt.Errorf("quorum: read the voters in %s: %w", dir, err)
+	}
+	if err := o.replayLog(f, filepath.Join(dir, logFile)); err != nil {
 		return nil, fmt.Errorf("quorum: read the record in %s: %w", dir, err)
 	}
-	state, _ := f.view()
-	return state, nil
+	o.State, _ = f.view()
+	return o, nil
 }
 
 // restoreNewest gives the state machine the newest snapshot that can be read. There need not be one.
@@ -36,8 +57,8 @@ func restoreNewest(f *fsm, dir string) error {
 	var failures error
 	restored := false
 	for _, entry := range entries {
-		if !entry.IsDir() || strings.HasSuffix(entry.Name(), ".tmp") {
-			continue // Raft was interrupted when it wrote that one
+		if !isSnapshot(entry) {
+			continue
 		}
 		state, index, err := readSnapshot(filepath.Join(dir, entry.Name(), "state.bin"))
 		if err != nil {
@@ -55,6 +76,11 @@ func restoreNewest(f *fsm, dir string) error {
 	return failures
 }
 
+// isSnapshot leaves out what Raft was interrupted in writing.
+func isSnapshot(entry os.DirEntry) bool {
+	return entry.IsDir() && !strings.HasSuffix(entry.Name(), unfinishedSnapshot)
+}
+
 func readSnapshot(path string) (*State, uint64, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -67,8 +93,43 @@ func readSnapshot(path string) (*State, uint64, error) {
 	return state, index, nil
 }
 
+// readConfiguration takes the voters from the newest snapshot that says who they are.
+func (o *Offline) readConfiguration(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, entry := range entries {
+		if !isSnapshot(entry) {
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(dir, entry.Name(), "meta.json"))
+		if err != nil {
+			return err
+		}
+		var meta raft.SnapshotMeta
+		if err := json.Unmarshal(content, &meta); err != nil {
+			return fmt.Errorf("%s: %w", entry.Name(), err)
+		}
+		if meta.Index >= o.Index {
+			o.Index, o.Term = meta.Index, meta.Term
+			o.configure(meta.Configuration)
+		}
+	}
+	return nil
+}
+
+func (o *Offline) configure(c raft.Configuration) {
+	clear(o.Voters)
+	for _, server := range c.Servers {
+		if server.Suffrage == raft.Voter {
+			o.Voters[string(server.ID)] = string(server.Address)
+		}
+	}
+}
+
 // replayLog applies what the log has behind the snapshot.
-func replayLog(f *fsm, path string) (err error) {
+func (o *Offline) replayLog(f *fsm, path string) (err error) {
 	if _, err := os.Stat(path); err != nil {
 		return err // opening would not make it either, but say so less clearly
 	}
@@ -88,13 +149,19 @@ func replayLog(f *fsm, path string) (err error) {
 		return err
 	}
 	_, applied := f.view()
-	for index := max(first, applied+1); index <= last; index++ {
+	for index := max(first, min(applied, o.Index)+1); index <= last; index++ {
 		var entry raft.Log
 		if err := log.GetLog(index, &entry); err != nil {
 			return fmt.Errorf("log entry %d: %w", index, err)
 		}
-		if entry.Type == raft.LogCommand {
+		switch {
+		case entry.Type == raft.LogCommand && index > applied:
 			f.Apply(&entry)
+		case entry.Type == raft.LogConfiguration && index > o.Index:
+			o.configure(raft.DecodeConfiguration(entry.Data))
+		}
+		if index > o.Index {
+			o.Index, o.Term = index, entry.Term
 		}
 	}
 	return nil

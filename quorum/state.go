@@ -66,6 +66,9 @@ type State struct {
 	Nodes     map[string]NodeRecord `json:"nodes"`
 	Tokens    map[string]Token      `json:"tokens"`
 	Resources map[string]*Resource  `json:"resources"`
+	// Recovery counts how often the quorum was rebuilt after a majority was lost; nodes of before are of another cluster.
+	Recovery   uint64     `json:"recovery,omitempty"`
+	Recoveries []Recovery `json:"recoveries,omitempty"` // newest last, at most maxRecoveries
 }
 
 // NodeRecord is a member of the cluster.
@@ -306,6 +309,9 @@ func (s *State) check() error {
 		return fmt.Errorf("a table is missing")
 	case len(s.Nodes) > maxNodes || len(s.Tokens) > maxTokens || len(s.Resources) > maxResources:
 		return fmt.Errorf("%d nodes, %d tokens, %d resources", len(s.Nodes), len(s.Tokens), len(s.Resources))
+	}
+	if len(s.Recoveries) > maxRecoveries || uint64(len(s.Recoveries)) > s.Recovery {
+		return fmt.Errorf("%d notes of %d recoveries", len(s.Recoveries), s.Recovery)
 	}
 	for name, r := range s.Resources {
 		if r == nil || r.Name != name {

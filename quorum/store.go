@@ -13,6 +13,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // Storage is where Raft keeps its log, its vote and its snapshots. Close, if set, is called after the last use.
@@ -35,6 +36,8 @@ const (
 type files interface {
 	Rename(from, to string) error
 	Remove(path string) error
+	// Exchange gives each of two names what the other had, in one step.
+	Exchange(one, other string) error
 	// SyncFile makes the content of a file durable.
 	SyncFile(file *os.File) error
 	// SyncDirectory makes the names in a directory durable.
@@ -45,6 +48,13 @@ type files interface {
 type osFiles struct{}
 
 func (osFiles) Rename(from, to string) error { return os.Rename(from, to) }
+
+func (osFiles) Exchange(one, other string) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, other, unix.RENAME_EXCHANGE); err != nil {
+		return &os.LinkError{Op: "exchange", Old: one, New: other, Err: err}
+	}
+	return nil
+}
 
 func (osFiles) Remove(path string) error { return os.Remove(path) }
 

@@ -123,7 +123,7 @@ func saveMembership(dir config.Dir, node *config.Node, reply *control.JoinReply,
 	for _, peer := range reply.Peers {
 		node.Peers = append(node.Peers, config.Peer{Name: peer.Name, Address: peer.Address})
 	}
-	m := config.Membership{Node: node, Incarnation: reply.Incarnation,
+	m := config.Membership{Node: node, Incarnation: reply.Incarnation, Recovery: reply.Recovery,
 		Identity: config.Identity{CA: reply.CA, Certificate: reply.Certificate, Key: key}}
 	if len(reply.CAKey) > 0 {
 		ca, err := pki.ParseCA(reply.CA, reply.CAKey)

@@ -11,7 +11,7 @@ import (
 func (p *program) quorumCommand() *cli.Command {
 	return &cli.Command{
 		Name: "quorum", Usage: "the group that decides", UsageText: "duet quorum COMMAND",
-		Subcommands: []*cli.Command{p.quorumStatusCommand()},
+		Subcommands: []*cli.Command{p.quorumStatusCommand(), p.quorumRecoverCommand()},
 	}
 }
 

@@ -13,14 +13,19 @@ import (
 // maxAnswerBytes is more than anybody types.
 const maxAnswerBytes = 256
 
-// confirm shows what is about to happen, and goes on only when a person types the name.
+// confirm shows what is about to happen, and goes on only when a person types the name of the resource.
 func (p *program) confirm(text, name string) error {
+	return p.confirmBy(text, "name of the resource", name)
+}
+
+// confirmBy is confirm by something else, which what says.
+func (p *program) confirmBy(text, what, name string) error {
 	if !p.asks {
 		fmt.Fprint(p.stderr, text)
 		return control.Errorf(control.CodeRefused, "nothing was done: there is no terminal to ask for confirmation").
 			WithHint("--yes goes on without asking")
 	}
-	fmt.Fprintf(p.stderr, "%sType the name of the resource to go on: ", text)
+	fmt.Fprintf(p.stderr, "%sType the %s to go on: ", text, what)
 	line, err := bufio.NewReader(io.LimitReader(p.stdin, maxAnswerBytes)).ReadString('\n')
 	if answer := strings.TrimSpace(line); answer != name {
 		return control.Errorf(control.CodeRefused, "nothing was done: that is not %q", name)

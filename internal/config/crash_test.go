@@ -81,7 +81,7 @@ func membership(t *testing.T) Membership {
 	t.Helper()
 	ca, identity := newIdentity(t)
 	node := fullNode()
-	return Membership{Node: node, Authority: ca, Identity: identity, Incarnation: 7}
+	return Membership{Node: node, Authority: ca, Identity: identity, Incarnation: 7, Recovery: 3}
 }
 
 // checkInstalled wants a whole node, or none and room for one.
@@ -113,6 +113,9 @@ func (m Membership) checkInstalled(s *crash.State, d Dir) error {
 	}
 	if _, err := d.LoadCredentials(); err != nil {
 		return err
+	}
+	if recovery, err := d.Recovery(); err != nil || recovery != m.Recovery {
+		return fmt.Errorf("recovery %d: %w", recovery, err)
 	}
 	incarnation, err := d.Incarnation()
 	if want := max(m.Incarnation, highest(s)); err == nil && incarnation < want {

@@ -29,6 +29,9 @@ func (d Dir) IncarnationFile() string { return d.path("incarnation") }
 // MemberFile returns the path of the mark of a member.
 func (d Dir) MemberFile() string { return d.path("member") }
 
+// RecoveryFile returns the path of the number of recoveries before this node joined.
+func (d Dir) RecoveryFile() string { return d.path("recovery") }
+
 // LockFile returns the path of the file that the running daemon holds.
 func (d Dir) LockFile() string { return d.path("lock") }
 

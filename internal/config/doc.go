@@ -4,6 +4,7 @@
 //	DIR/node.yaml     who this node is and where it listens; edited by people
 //	DIR/incarnation   how often the daemon was started here; never goes back
 //	DIR/member        there once the node became a member of its cluster; never goes
+//	DIR/recovery      how often the cluster's quorum had been rebuilt when this node joined; absent: never
 //	DIR/lock          held by the running daemon
 //	DIR/tls/          certificates and keys
 //	DIR/raft/         the Raft log and snapshots

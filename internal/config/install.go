@@ -11,6 +11,8 @@ type Membership struct {
 	Identity  Identity
 	// Incarnation is the number that the cluster remembers of an earlier node of this name; 0 if there was none.
 	Incarnation uint64
+	// Recovery is how often the quorum of the cluster was rebuilt.
+	Recovery uint64
 }
 
 // Install writes all that a node's directory needs, durably. node.yaml comes last, when the rest is durable: a crash
@@ -27,6 +29,9 @@ func (d Dir) install(on files, m Membership) error {
 		return err
 	}
 	if err := d.raiseIncarnation(on, m.Incarnation); err != nil {
+		return err
+	}
+	if err := d.saveRecovery(on, m.Recovery); err != nil {
 		return err
 	}
 	return d.saveNode(on, m.Node)

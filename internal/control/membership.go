@@ -142,3 +142,23 @@ func (c *Client) ResourceEdit(ctx context.Context, resource string, r *ResourceE
 	}
 	return aboutResource[ResourceRecord](ctx, c, http.MethodPost, resource, "edit", r)
 }
+
+// QuorumLoss is what a stopped node knows of a cluster that has lost its majority for good.
+type QuorumLoss struct {
+	Cluster   string           `json:"cluster"`
+	Node      string           `json:"node"`
+	GivenUp   []string         `json:"given-up"` // the other voters
+	Index     uint64           `json:"index"`    // of the newest entry of the log here
+	Term      uint64           `json:"term"`
+	Resources []LossOfResource `json:"resources"`
+}
+
+// LossOfResource is a resource as that node knows it.
+type LossOfResource struct {
+	Name       string   `json:"name"`
+	Generation uint64   `json:"generation"`
+	Primary    string   `json:"primary"`
+	InSync     []string `json:"in-sync"`
+	Holds      bool     `json:"holds"` // the node has a replica
+	IsInSync   bool     `json:"is-in-sync"`
+}

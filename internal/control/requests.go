@@ -233,6 +233,8 @@ type JoinReply struct {
 	Peers       []Member `json:"peers"`
 	// Incarnation is the last one that the cluster knows of a node of this name; those of the new one must be above it.
 	Incarnation uint64 `json:"incarnation,omitempty"`
+	// Recovery is how often the quorum of the cluster was rebuilt.
+	Recovery uint64 `json:"recovery,omitempty"`
 }
 
 // Member is a node's name and where it is reached.

@@ -22,6 +22,14 @@ type Dialer struct {
 	// secure returns the TLS configuration for a node; nil without TLS.
 	secure func(node string) (*tls.Config, error)
 	joins  bool // may use ChannelJoin, and only that
+	// recovery is how often the quorum of this node's cluster was rebuilt.
+	recovery uint64
+}
+
+// AtRecovery makes the dialer say how often the quorum of this node's cluster was rebuilt.
+func (d *Dialer) AtRecovery(number uint64) *Dialer {
+	d.recovery = number
+	return d
 }
 
 // NewDialer returns the Dialer of a node. Credentials are nil exactly if TLS is
@@ -130,7 +138,7 @@ func (d *Dialer) introduceWithin(ctx context.Context, transport net.Conn, node s
 // introduce does the dialing end's part.
 func (d *Dialer) introduce(conn net.Conn, node string, channel Channel) (*Conn, error) {
 	conn = &transport{conn}
-	p := preface{channel: channel}
+	p := preface{channel: channel, recovery: d.recovery}
 	var proven *pki.Identity
 	if d.secure == nil {
 		p.node = d.node
@@ -149,6 +157,9 @@ func (d *Dialer) introduce(conn net.Conn, node string, channel Channel) (*Conn, 
 		return nil, pki.Explain(err)
 	}
 	answered, err := parseAnswer(line)
+	if other := (*OtherRecovery)(nil); errors.As(err, &other) {
+		other.Mine = d.recovery
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,10 @@
 // "DUET/1 CHANNEL NODE\n": identity is then claimed, not proven. A dialer with a
 // join token claims the token's id.
 //
+// Where the quorum of the cluster was rebuilt, the first line ends with
+// " recovery=N", how often that was. Ends that differ have nothing to do with each
+// other, except on join: the answer is "DUET/1 RECOVERED N\n", and close.
+//
 // The lines are text so that a node of another version, or a person with a TCP
 // client, is told in words what is wrong. Neither end reads beyond the line break,
 // and the dialer sends nothing more before it has the answer.

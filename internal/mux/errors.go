@@ -1,6 +1,9 @@
 package mux
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrVersion is returned when the other end speaks another version of
@@ -22,3 +25,18 @@ var (
 	// has a listener already.
 	ErrChannel = errors.New("no such channel to listen on")
 )
+
+// OtherRecovery is returned by Dial when the quorum of the other end's cluster was rebuilt more often, or less often, than this node's: one
+// of the two belongs to the time before, and has no say any more.
+type OtherRecovery struct{ Mine, Theirs uint64 }
+
+// Outlived reports whether it is this node that was left behind.
+func (e *OtherRecovery) Outlived() bool { return e.Theirs > e.Mine }
+
+// Error implements error.
+func (e *OtherRecovery) Error() string {
+	if e.Outlived() {
+		return fmt.Sprintf("the quorum was rebuilt without this node (recovery %d, this node knows of %d)", e.Theirs, e.Mine)
+	}
+	return fmt.Sprintf("it is of the time before the quorum was rebuilt (recovery %d, it knows of %d); it has to join again", e.Mine, e.Theirs)
+}

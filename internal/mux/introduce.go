@@ -99,6 +99,9 @@ func (m *Mux) greet(transport net.Conn, proven *pki.Identity) (*Conn, *channelLi
 	if err == nil {
 		err = permit(p.channel, identity)
 	}
+	if err == nil && p.channel != ChannelJoin && p.recovery != m.config.Recovery {
+		err = fmt.Errorf("%s: %w", identity, &OtherRecovery{Mine: m.config.Recovery, Theirs: p.recovery})
+	}
 	if err != nil {
 		return nil, nil, refused{err}
 	}
@@ -129,7 +132,11 @@ func explainRefusal(err error, transport net.Conn) error {
 	if !errors.As(err, &reason) {
 		return err
 	}
-	if _, writeErr := io.WriteString(transport, refusal(reason.Error())); writeErr != nil {
+	answer := refusal(reason.Error())
+	if other := (*OtherRecovery)(nil); errors.As(err, &other) {
+		answer = recoveredRefusal(other.Mine)
+	}
+	if _, writeErr := io.WriteString(transport, answer); writeErr != nil {
 		return fmt.Errorf("%w (and could not say so: %w)", err, writeErr)
 	}
 	return err

@@ -36,6 +36,8 @@ type Config struct {
 	Address     string // HOST:PORT to listen on
 	Credentials *pki.Credentials
 	Insecure    bool // no TLS; loopback addresses only
+	// Recovery is how often the quorum of the cluster was rebuilt; nodes of another number are refused on every channel but ChannelJoin.
+	Recovery uint64
 
 	HandshakeTimeout time.Duration // bound of one introduction
 	MaxHandshakes    int           // introductions under way

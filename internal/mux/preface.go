@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"duet/internal/pki"
@@ -62,13 +63,21 @@ const (
 type preface struct {
 	channel Channel
 	node    string
+	// recovery is how often the quorum of the sender's cluster was rebuilt; it is left out while that is 0.
+	recovery uint64
 }
+
+// recoveryWord begins the last word of a first line.
+const recoveryWord = "recovery="
 
 // line returns the preface as it is sent.
 func (p preface) line() string {
 	words := []string{protocolVersion, string(p.channel)}
 	if p.node != "" {
 		words = append(words, p.node)
+	}
+	if p.recovery > 0 {
+		words = append(words, recoveryWord+strconv.FormatUint(p.recovery, 10))
 	}
 	return strings.Join(words, " ") + "\n"
 }
@@ -81,6 +90,12 @@ func parsePreface(line string) (preface, error) {
 		return preface{}, err
 	}
 	p := preface{}
+	if last := len(words) - 1; last >= 1 && strings.HasPrefix(words[last], recoveryWord) {
+		if p.recovery, err = parseRecovery(words[last][len(recoveryWord):]); err != nil {
+			return preface{}, err
+		}
+		words = words[:last]
+	}
 	switch len(words) {
 	case 2:
 		p.node = words[1]
@@ -96,6 +111,15 @@ func parsePreface(line string) (preface, error) {
 		return p, nil
 	}
 	return preface{}, fmt.Errorf("%w: its first line has %d words", ErrNotDuet, len(words)+1)
+}
+
+// parseRecovery accepts what line writes, which never is 0.
+func parseRecovery(digits string) (uint64, error) {
+	number, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || number == 0 || strconv.FormatUint(number, 10) != digits {
+		return 0, fmt.Errorf("%w: %.30q is no number of a recovery", ErrNotDuet, digits)
+	}
+	return number, nil
 }
 
 // splitLine checks the version and returns the words after it. The version
@@ -122,8 +146,9 @@ func isName(text string) bool {
 
 // The second words of an answer.
 const (
-	wordOK      = "OK"
-	wordRefused = "REFUSED"
+	wordOK        = "OK"
+	wordRefused   = "REFUSED"
+	wordRecovered = "RECOVERED"
 )
 
 // acceptance is the answer of a node that takes the connection.
@@ -134,6 +159,11 @@ func acceptance(node string) string {
 // refusal is the answer of a node that doesn't.
 func refusal(reason string) string {
 	return protocolVersion + " " + wordRefused + " " + printable(reason) + "\n"
+}
+
+// recoveredRefusal is the answer of a node whose cluster was recovered more often, or less often, than the dialer's.
+func recoveredRefusal(mine uint64) string {
+	return protocolVersion + " " + wordRecovered + " " + strconv.FormatUint(mine, 10) + "\n"
 }
 
 // printable makes foreign or long text fit for a line and a log.
@@ -157,6 +187,12 @@ func parseAnswer(line string) (node string, err error) {
 	switch {
 	case len(words) >= 1 && words[0] == wordRefused:
 		return "", fmt.Errorf("%w: %s", ErrRefused, printable(strings.Join(words[1:], " ")))
+	case len(words) == 2 && words[0] == wordRecovered:
+		number, err := strconv.ParseUint(words[1], 10, 64)
+		if err != nil {
+			return "", fmt.Errorf("%w: its answer is %.70q", ErrNotDuet, line)
+		}
+		return "", &OtherRecovery{Theirs: number}
 	case len(words) == 2 && words[0] == wordOK && isName(words[1]):
 		return words[1], nil
 	}

@@ -30,6 +30,8 @@ func TestPreface(t *testing.T) {
 		"DUET/1 raft":                            {channel: ChannelRaft},
 		"DUET/1 peer node-1.x_y":                 {channel: ChannelPeer, node: "node-1.x_y"},
 		"DUET/1 later":                           {channel: "later"},
+		"DUET/1 raft recovery=12":                {channel: ChannelRaft, recovery: 12},
+		"DUET/1 peer a recovery=1":               {channel: ChannelPeer, node: "a", recovery: 1},
 		"DUET/1 join " + strings.Repeat("a", 63): {channel: ChannelJoin, node: strings.Repeat("a", 63)},
 	} {
 		if got, err := parsePreface(line); err != nil || got != want || got.line() != line+"\n" {
@@ -43,6 +45,8 @@ func TestPreface(t *testing.T) {
 		"DUET/1 raft ": ErrNotDuet, "DUET/1 raft a b": ErrNotDuet, "DUET/1 raft\r": ErrNotDuet, "DUET/1 RAFT": ErrNotDuet, "DUET/1a raft": ErrNotDuet,
 		"DUET/1 raft A": ErrNotDuet, "DUET/1 raft " + strings.Repeat("a", 64): ErrNotDuet, "DUET/1234567 raft": ErrNotDuet, "duet/1 raft": ErrNotDuet,
 		"GET / HTTP/1.1\r": ErrNotDuet, "DUET/1\x00raft": ErrNotDuet, "DUET/-1 raft": ErrNotDuet,
+		"DUET/1 raft recovery=0": ErrNotDuet, "DUET/1 raft recovery=": ErrNotDuet, "DUET/1 raft recovery=01": ErrNotDuet, "DUET/1 recovery=1": ErrNotDuet,
+		"DUET/1 raft recovery=1 a": ErrNotDuet, "DUET/1 raft recovery=18446744073709551616": ErrNotDuet,
 	} {
 		_, err := parsePreface(line)
 		wantError(t, err, want)
@@ -63,6 +67,7 @@ func TestAnswer(t *testing.T) {
 	for line, want := range map[string]error{
 		"DUET/2 OK b": ErrVersion, "DUET/1": ErrNotDuet, "DUET/1 OK": ErrNotDuet, "DUET/1 OK b c": ErrNotDuet, "DUET/1 OK B": ErrNotDuet,
 		"DUET/1 YES b": ErrNotDuet, "": ErrNotDuet, "DUET/1 REFUSED": ErrRefused, "DUET/1 refused x": ErrNotDuet,
+		"DUET/1 RECOVERED": ErrNotDuet, "DUET/1 RECOVERED x": ErrNotDuet, "DUET/1 RECOVERED 1 2": ErrNotDuet,
 	} {
 		_, err := parseAnswer(line)
 		wantError(t, err, want)
@@ -114,23 +119,23 @@ func TestPermit(t *testing.T) {
 
 func TestIdentify(t *testing.T) {
 	proven := &pki.Identity{Name: "a", Kind: pki.KindWitness}
-	if got, err := identify(preface{ChannelRaft, ""}, proven); err != nil || got != *proven {
+	if got, err := identify(preface{channel: ChannelRaft, node: ""}, proven); err != nil || got != *proven {
 		t.Errorf("%v, %v", got, err)
 	}
-	if got, err := identify(preface{ChannelRaft, "b"}, nil); err != nil || got != (pki.Identity{Name: "b", Kind: pki.KindData}) {
+	if got, err := identify(preface{channel: ChannelRaft, node: "b"}, nil); err != nil || got != (pki.Identity{Name: "b", Kind: pki.KindData}) {
 		t.Errorf("%v, %v", got, err)
 	}
-	if got, err := identify(preface{ChannelJoin, "b"}, nil); err != nil || got != (pki.Identity{Name: "b", Kind: pki.KindJoin}) {
+	if got, err := identify(preface{channel: ChannelJoin, node: "b"}, nil); err != nil || got != (pki.Identity{Name: "b", Kind: pki.KindJoin}) {
 		t.Errorf("%v, %v", got, err)
 	}
-	_, err := identify(preface{ChannelRaft, "b"}, proven)
+	_, err := identify(preface{channel: ChannelRaft, node: "b"}, proven)
 	wantError(t, err, nil, "goes by certificates")
-	_, err = identify(preface{ChannelRaft, ""}, nil)
+	_, err = identify(preface{channel: ChannelRaft, node: ""}, nil)
 	wantError(t, err, nil, "must name the node")
 }
 
 func FuzzPreface(f *testing.F) {
-	for _, seed := range []string{"DUET/1 raft\n", "DUET/1 peer a\n", "DUET/2 x\n", "DUET/1 OK a\n", "DUET/1 REFUSED x y\n", "\x16\x03", ""} {
+	for _, seed := range []string{"DUET/1 raft\n", "DUET/1 peer a\n", "DUET/2 x\n", "DUET/1 OK a\n", "DUET/1 REFUSED x y\n", "DUET/1 raft a recovery=3\n", "DUET/1 RECOVERED 3\n", "\x16\x03", ""} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {

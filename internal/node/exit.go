@@ -28,7 +28,7 @@ func (n *Node) startKeeper(start func(context.Context) error) {
 		return
 	}
 	n.keeper = supervisor.Keep(supervisor.KeeperConfig{
-		Dir: n.dir, Node: n.config.Name, Incarnation: n.incarnation, Program: n.version.Version + " " + n.version.Revision,
+		Dir: n.dir, Node: n.config.Name, Incarnation: n.incarnation, Recovery: n.recovery, Program: n.version.Version + " " + n.version.Revision,
 		Peers: n.otherNodes, Start: start, Logger: n.log,
 	})
 }

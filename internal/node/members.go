@@ -54,7 +54,8 @@ func (n *Node) Join(ctx context.Context, token string, r *control.JoinRequest) (
 	if err := n.checkJoin(r); err != nil {
 		return nil, err
 	}
-	reply := &control.JoinReply{ClusterID: n.config.Cluster, Incarnation: n.quorum.State().Nodes[r.Name].Incarnation}
+	reply := &control.JoinReply{ClusterID: n.config.Cluster, Recovery: n.recovery,
+		Incarnation: n.quorum.State().Nodes[r.Name].Incarnation}
 	if err := n.certify(r, reply); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"duet/internal/config"
@@ -50,7 +51,8 @@ type Node struct {
 	version     control.VersionInfo
 	reads       replication.ReadMode
 	incarnation uint64
-	member      bool // it was a member before this start
+	member      bool   // it was a member before this start
+	recovery    uint64 // how often the quorum of its cluster was rebuilt, as this node knows
 	bootID      string
 	credentials *pki.Credentials
 	authority   *pki.CA // nil on a witness
@@ -75,6 +77,8 @@ type Node struct {
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 
+	outlived atomic.Pointer[mux.OtherRecovery] // set when somebody said that the quorum was rebuilt without this node
+
 	mu        sync.Mutex
 	ready     bool
 	stopping  bool // nobody is promoted here any more
@@ -96,13 +100,22 @@ func (n *Node) address(name string) (string, error) {
 	return "", fmt.Errorf("node %s is not known", name)
 }
 
+// connect opens a channel to whoever is at an address.
+func (n *Node) connect(ctx context.Context, address, name string, channel mux.Channel) (*mux.Conn, error) {
+	conn, err := n.dialer.Dial(ctx, address, name, channel)
+	if other := (*mux.OtherRecovery)(nil); errors.As(err, &other) && other.Outlived() {
+		n.outlived.Store(other)
+	}
+	return conn, err
+}
+
 // dial opens a channel to a node.
 func (n *Node) dial(ctx context.Context, name string, channel mux.Channel) (net.Conn, error) {
 	address, err := n.address(name)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := n.dialer.Dial(ctx, address, name, channel)
+	conn, err := n.connect(ctx, address, name, channel)
 	if err != nil {
 		return nil, err
 	}

@@ -83,18 +83,29 @@ func removalNotes(state *quorum.State, r *control.NodeRemoval) []string {
 	return all
 }
 
-// errRemoved is why a daemon ends whose node is no member any more.
+// expelled is why a daemon ends whose node is no member any more.
+type expelled struct{ error }
+
 func (n *Node) errRemoved(reason string) error {
-	return fmt.Errorf("%s is not a member of the cluster any more (%s): to take part again, move %s away and join with a new token "+
-		"(duet token, on a member); what its disks hold stays there", n.config.Name, reason, n.dir)
+	return expelled{fmt.Errorf("%s is not a member of the cluster any more (%s): to take part again, move %s away and join with a new token "+
+		"(duet token, on a member); what its disks hold stays there", n.config.Name, reason, n.dir)}
+}
+
+// whyExpelled is the reason for which ctx ended, if this node was expelled; else err.
+func whyExpelled(ctx context.Context, err error) error {
+	if why := (expelled{}); errors.As(context.Cause(ctx), &why) {
+		return why
+	}
+	return err
 }
 
 // membershipInterval is how often a node that hears nothing of the others asks whether it still belongs to them.
 const membershipInterval = time.Second
 
-// watchMembership finds out that this node was removed: nothing is sent to it any more, so it has to ask. It owns nothing, is woken
-// by a timer, and ends with the node, or by sending the reason.
-func (n *Node) watchMembership(removed chan<- error) {
+// watchMembership finds out that this node was removed, or that the quorum was rebuilt without it: nothing is sent to it any more, so it
+// has to ask. As long as there is a leader of the quorum that it votes in, it goes on whatever others say. It owns nothing, is woken by a
+// timer, and ends with the node, or by expelling it.
+func (n *Node) watchMembership(expel context.CancelCauseFunc) {
 	ticker := time.NewTicker(membershipInterval)
 	defer ticker.Stop()
 	for {
@@ -107,18 +118,39 @@ func (n *Node) watchMembership(removed chan<- error) {
 			continue
 		}
 		if reason := n.askMembership(); reason != "" {
-			removed <- n.errRemoved(reason)
+			expel(n.errRemoved(reason))
 			return
 		}
 	}
 }
 
-// askMembership is why this node is no member, as the leader says; "" if it is one, or nobody says.
+// askMembership is why this node is no member, as others say; "" if it is one, or nobody says.
 func (n *Node) askMembership() string {
-	ctx, cancel := context.WithTimeout(n.ctx, membershipInterval)
-	defer cancel()
-	if _, err := n.quorum.Read(ctx, ""); errors.Is(err, quorum.ErrRefused) {
-		return quorum.Reason(err)
+	n.mu.Lock()
+	ready := n.ready
+	n.mu.Unlock()
+	if ready {
+		ctx, cancel := context.WithTimeout(n.ctx, membershipInterval)
+		defer cancel()
+		if _, err := n.quorum.Read(ctx, ""); errors.Is(err, quorum.ErrRefused) {
+			return quorum.Reason(err)
+		}
+	}
+	if other := n.outlived.Load(); other != nil {
+		return other.Error()
 	}
 	return ""
+}
+
+// tellRecovery notes in the events that the quorum was rebuilt once.
+func (n *Node) tellRecovery() {
+	state := n.quorum.State()
+	if len(state.Recoveries) == 0 {
+		return
+	}
+	last := state.Recoveries[len(state.Recoveries)-1]
+	message := fmt.Sprintf("the quorum was rebuilt on %s at %s, without %s; what they committed alone may be missing", last.Node,
+		time.Unix(last.Time, 0).UTC().Format(time.DateTime)+" UTC", strings.Join(last.GivenUp, ", "))
+	n.log.Warn("recovery", "number", last.Number, "reason", message)
+	n.journal.add(control.Event{Kind: "recovery", New: fmt.Sprint(last.Number), Message: message})
 }

@@ -59,6 +59,9 @@ func (n *Node) ReplicaAdd(ctx context.Context, resource string, r *control.Repli
 	if err := n.mayAddReplica(current, r.Node); err != nil {
 		return nil, err
 	}
+	if err := n.waitRegistered(ctx, r.Node); err != nil {
+		return nil, err
+	}
 	slot, incarnation := current.FreeSlot(), n.quorum.State().Nodes[r.Node].Incarnation // as of before it prepares
 	id := current.ID.String()
 	ready, err := n.prepareOn(ctx, r.Node, &control.PrepareReplicaRequest{Resource: resource, ID: id, Slot: slot, SizeBytes: current.SizeBytes,
@@ -79,6 +82,16 @@ func (n *Node) ReplicaAdd(ctx context.Context, resource string, r *control.Repli
 	answer := record(committed)
 	answer.Warnings = additionNotes(committed, r.Node)
 	return answer, nil
+}
+
+// waitRegistered gives a node that has just joined the moment that it takes until it is seen running.
+func (n *Node) waitRegistered(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, reachLimit)
+	defer cancel()
+	if n.waitFor(ctx, node, func() bool { return n.quorum.State().Nodes[node].Incarnation > 0 }) == nil {
+		return nil
+	}
+	return control.Errorf(control.CodeRefused, "%s has joined, and was never seen running", node).WithHint("start it: `duet run` there")
 }
 
 // mayAddReplica refuses what the record alone tells.

@@ -44,6 +44,9 @@ func open(o Options) (*Node, error) {
 	if n.member, err = o.Dir.Member(); err != nil {
 		return nil, err
 	}
+	if n.recovery, err = knownRecovery(o.Dir); err != nil {
+		return nil, err
+	}
 	if n.incarnation, err = o.Dir.BumpIncarnation(); err != nil {
 		return nil, err
 	}
@@ -64,10 +67,22 @@ func open(o Options) (*Node, error) {
 	return n, nil
 }
 
+// knownRecovery is how often the quorum of the cluster was rebuilt: as of the join, or as the record has it since.
+func knownRecovery(dir config.Dir) (uint64, error) {
+	joined, err := dir.Recovery()
+	if err != nil {
+		return 0, err
+	}
+	stored, err := quorum.StoredRecovery(dir.Raft())
+	return max(joined, stored), err
+}
+
 // run starts everything in the order in which it is needed, waits, and ends it in reverse.
 func (n *Node) run(ctx context.Context, o Options) (err error) {
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer n.cancel()
+	ctx, expel := context.WithCancelCause(ctx)
+	defer expel(nil)
 	defer func() { n.stopKeeper(err) }()
 	credentials := n.credentials
 	if n.config.Insecure {
@@ -76,8 +91,9 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 	if n.dialer, err = mux.NewDialer(n.config.Name, credentials, 0); err != nil {
 		return err
 	}
+	n.dialer.AtRecovery(n.recovery)
 	n.mux, err = mux.Listen(ctx, mux.Config{Node: n.config.Name, Address: n.config.Listen, Credentials: credentials,
-		Insecure: n.config.Insecure, Logger: n.log})
+		Insecure: n.config.Insecure, Recovery: n.recovery, Logger: n.log})
 	if err != nil {
 		return err
 	}
@@ -96,12 +112,9 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, exits.Close()) }()
 	n.loops.Go(func() { n.acceptSupervisors(exits) })
+	n.loops.Go(func() { n.watchMembership(expel) })
 	if err := n.enterCluster(ctx); err != nil {
-		if ctx.Err() != nil { // told to end before it had begun, which is in good order, too
-			n.log.Info("stopping", "node", n.config.Name, "error", err)
-			return nil
-		}
-		return err
+		return n.notEntered(ctx, err)
 	}
 	defer func() { err = errors.Join(err, n.closePrepared()) }()
 	peers, err := n.mux.Channel(mux.ChannelPeer)
@@ -125,17 +138,22 @@ func (n *Node) run(ctx context.Context, o Options) (err error) {
 		o.Ready()
 	}
 	n.log.Info("ready", "node", n.config.Name, "incarnation", n.incarnation)
-	removed := make(chan error, 1)
-	n.loops.Go(func() { n.watchMembership(removed) })
 	select {
-	case err := <-removed:
-		return err
 	case <-ctx.Done():
 		n.log.Info("stopping", "node", n.config.Name)
-		return nil
+		return whyExpelled(ctx, nil)
 	case <-n.quorum.Failed():
 		return errors.New("the store of the quorum has failed: this node can't go on; look at its disk and start it again")
 	}
+}
+
+// notEntered is what a daemon ends with that did not come into its cluster.
+func (n *Node) notEntered(ctx context.Context, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	n.log.Info("stopping", "node", n.config.Name, "error", err) // told to end before it had begun, which is in good order, too
+	return whyExpelled(ctx, nil)
 }
 
 // startQuorum opens the Raft node on its channels.
@@ -157,7 +175,7 @@ func (n *Node) startQuorum(ctx context.Context) error {
 		Node: n.config.Name, Incarnation: n.incarnation, BootID: n.bootID, Dir: n.dir.Raft(), Member: n.member, Advertise: n.config.Advertise,
 		Seeds: seeds, Accept: func(c quorum.Channel) net.Listener { return listeners[c] },
 		Dial: func(ctx context.Context, address, node string, c quorum.Channel) (net.Conn, error) {
-			conn, err := n.dialer.Dial(ctx, address, node, mux.Channel(c))
+			conn, err := n.connect(ctx, address, node, mux.Channel(c))
 			if err != nil {
 				return nil, err
 			}
@@ -206,6 +224,7 @@ func (n *Node) enterCluster(ctx context.Context) error {
 	n.mu.Lock()
 	n.ready = true
 	n.mu.Unlock()
+	n.tellRecovery()
 	return nil
 }
 

@@ -28,6 +28,7 @@ type KeeperConfig struct {
 	Dir         config.Dir
 	Node        string
 	Incarnation uint64
+	Recovery    uint64 // how often the quorum of the cluster was rebuilt
 	Program     string // its version
 	// Peers are the other nodes now; the channel is closed when that may have changed.
 	Peers func() ([]Peer, <-chan struct{})
@@ -105,7 +106,7 @@ func (k *Keeper) session(ctx context.Context) error {
 	})
 	defer stop()
 	peers, changed := k.config.Peers()
-	err = k.register(conn, request{Kind: verbRun, Challenge: hello.Challenge, Peers: peers})
+	err = k.register(conn, request{Kind: verbRun, Recovery: k.config.Recovery, Challenge: hello.Challenge, Peers: peers})
 	if err != nil {
 		return errors.Join(err, ignoreClosed(conn.Close()))
 	}

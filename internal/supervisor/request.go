@@ -40,6 +40,7 @@ type request struct {
 	Kind        verb   `json:"kind"`
 	Node        string `json:"node,omitempty"`
 	Incarnation uint64 `json:"incarnation,omitempty"`
+	Recovery    uint64 `json:"recovery,omitempty"` // how often the quorum of the cluster was rebuilt: other nodes ask for it
 	Challenge   string `json:"challenge,omitempty"`
 	Peers       []Peer `json:"peers,omitempty"`
 }

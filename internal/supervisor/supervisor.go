@@ -81,6 +81,7 @@ func (s *Supervisor) identify(q request) (dialFunc, error) {
 	if err != nil {
 		return nil, err
 	}
+	dialer.AtRecovery(q.Recovery)
 	return func(ctx context.Context, peer Peer) (net.Conn, error) {
 		return dialer.Dial(ctx, peer.Address, peer.Name, mux.ChannelExit)
 	}, nil
