@@ -79,6 +79,10 @@ func demote(generation uint64, node string, clean bool) Demote {
 	return Demote{Resource: "r", Generation: generation, Node: node, Incarnation: 1, Clean: clean}
 }
 
+func switchTo(generation uint64, target string, targetInc uint64) Switch {
+	return Switch{Resource: "r", Generation: generation, Node: "a", Incarnation: 1, Target: target, TargetInc: targetInc, Reason: "test"}
+}
+
 func remove(generation uint64, target string) RemoveInSync {
 	return RemoveInSync{Resource: "r", Generation: generation, Proposer: "a", ProposerInc: 1, Target: target}
 }
@@ -144,6 +148,19 @@ func TestGuards(t *testing.T) {
 		{"demote", served, demote(2, "a", true), codeOK, ""},
 		{"demote with a stale generation", served, demote(1, "a", true), codeStale, ""},
 		{"demote of a Secondary", served, demote(2, "b", true), codeRefused, "Primary of r is a"},
+		{"switch", served, switchTo(2, "b", 1), codeOK, ""},
+		{"switch with a stale generation", served, switchTo(1, "b", 1), codeStale, "generation 2"},
+		{"switch without a Primary", clean, switchTo(1, "b", 1), codeRefused, "no Primary"},
+		{"switch by another node", served, Switch{Resource: "r", Generation: 2, Node: "b", Incarnation: 1, Target: "c", TargetInc: 1}, codeRefused, "the Primary of r is a"},
+		{"switch by another incarnation", served, Switch{Resource: "r", Generation: 2, Node: "a", Incarnation: 2, Target: "b", TargetInc: 1}, codeRefused, "incarnation 1"},
+		{"switch to itself", served, switchTo(2, "a", 1), codeRefused, "Primary already"},
+		{"switch to a node without a replica", served, switchTo(2, "w", 1), codeRefused, "not in sync"},
+		{"switch to an unknown node", served, switchTo(2, "x", 1), codeRefused, "not a node"},
+		{"switch to one that left the set", with(served, remove(2, "b")), switchTo(3, "b", 1), codeRefused, "not in sync"},
+		{"switch to an earlier incarnation", with(served, register("b", 2, 1)), switchTo(2, "b", 1), codeRefused, "incarnation 2"},
+		{"switch to a restarted process", with(served, register("b", 2, 1)), switchTo(2, "b", 2), codeOK, ""},
+		{"switch to a restarted machine", with(served, register("b", 2, 2)), switchTo(2, "b", 2), codeRefused, "restarted"},
+		{"switch from a diskless Primary", with(served, detach(2)), switchTo(3, "b", 1), codeOK, ""},
 		{"demote by another incarnation", served, Demote{Resource: "r", Generation: 2, Node: "a", Incarnation: 2}, codeRefused, "incarnation 1"},
 		{"demote without a Primary", clean, demote(1, "a", true), codeRefused, "no Primary"},
 
@@ -443,6 +460,24 @@ func TestEffects(t *testing.T) {
 					t.Errorf("a is %+v", a)
 				}
 			}},
+		{"switch keeps the set and fences nobody", []Command{promote(1, "a", 1), switchTo(2, "b", 1)}, func(t *testing.T, r *Resource) {
+			inSync(t, r, "a", "b")
+			if r.Primary != "b" || r.PrimaryIncarnation != 1 || r.PrimarySince != 3 || r.Clean || r.LossCount != 0 {
+				t.Errorf("record %+v", r)
+			}
+			if a, _ := r.Replica("a"); a.Fenced || a.LeftAt != 0 {
+				t.Errorf("a is %+v", a)
+			}
+			if last := r.History[len(r.History)-1]; last.Kind != "switch" || last.Primary != "b" {
+				t.Errorf("history says %+v", last)
+			}
+		}},
+		{"the former Primary takes the role back, alone", []Command{promote(1, "a", 1), switchTo(2, "b", 1), promote(3, "a", 1)}, func(t *testing.T, r *Resource) {
+			inSync(t, r, "a")
+			if b, _ := r.Replica("b"); r.Primary != "a" || !b.Fenced {
+				t.Errorf("record %+v, b is %+v", r, b)
+			}
+		}},
 		{"demotion", []Command{promote(1, "a", 1), Demote{Resource: "r", Generation: 2, Node: "a", Incarnation: 1, Clean: true, Hold: true}},
 			func(t *testing.T, r *Resource) {
 				if r.Primary != "" || r.PrimaryIncarnation != 0 || !r.Clean || !r.Hold || r.PrimarySince != 2 {
@@ -601,7 +636,7 @@ func TestCommandsRoundTrip(t *testing.T) {
 	commands := []Command{
 		InitCluster{ClusterID: "x", Node: "a", Address: "a:1", Kind: Data}, register("a", 3, 1),
 		AddToken{ID: "t", Expires: 2, Now: 1}, join("t", "d", 5), RemoveNode{Node: "b", Generations: map[string]uint64{"r": 7}},
-		create("a", "b"), DeleteResource{Resource: "r", Generation: 4}, promote(1, "a", 2), demote(2, "a", true),
+		create("a", "b"), DeleteResource{Resource: "r", Generation: 4}, promote(1, "a", 2), demote(2, "a", true), switchTo(3, "b", 4),
 		remove(3, "b"), add(4, "b", 1, 2), replaceDisk(3, "b", "/dev/new"), detach(5), force(6, "b", 2, 5), keep(7, "a", "/undo"), growTo(8, 2*size, true), mark{},
 		addReplica(3, "d", 3), removeReplica(4, "b"), EditResource{Resource: "r", Generation: 5, Preferred: new("b")},
 	}

@@ -55,6 +55,7 @@ func TestGoldenCommands(t *testing.T) {
 		"command_create.golden":  create("a", "b"),
 		"command_promote.golden": promote(7, "b", 3),
 		"command_add.golden":     add(8, "b", 4, 6),
+		"command_switch.golden":  Switch{Resource: "r", Generation: 8, Node: "a", Incarnation: 3, Target: "b", TargetInc: 4, Now: now, Reason: "test"},
 		"command_force.golden":   Force{Resource: "r", Generation: 8, Node: "b", Incarnation: 3, Base: 5, Promised: 4, Now: now, Reason: "test"},
 		"command_keep.golden":    ResolveSplit{Resource: "r", Generation: 9, Keep: "a", Undo: "/undo", Fence: true, Now: now, Reason: "test"},
 	} {
@@ -138,7 +139,7 @@ func FuzzDecodeSnapshot(f *testing.F) {
 }
 
 func FuzzDecodeCommand(f *testing.F) {
-	for _, name := range []string{"create", "promote", "add", "force", "keep"} {
+	for _, name := range []string{"create", "promote", "add", "force", "keep", "switch"} {
 		if data, err := os.ReadFile(filepath.Join("testdata", "command_"+name+".golden")); err == nil {
 			f.Add(data)
 		}

@@ -105,6 +105,19 @@ type Demote struct {
 	Reason      string `json:"reason"`
 }
 
+// Switch hands the Primary's role to Target, which is in sync. Node, the Primary, says with it what a clean Demote says: no write is
+// in flight and every in-sync replica is flushed and equal; and it serves nothing until it knows what became of the command.
+type Switch struct {
+	Resource    string `json:"resource"`
+	Generation  uint64 `json:"generation"`
+	Node        string `json:"node"`
+	Incarnation uint64 `json:"incarnation"`
+	Target      string `json:"target"`
+	TargetInc   uint64 `json:"target_inc"`
+	Reason      string `json:"reason"`
+	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
+}
+
 // RemoveInSync takes Target out of the in-sync set, so that the Primary may acknowledge without it. If Target is not
 // in the set the generation is raised all the same: that kills an AddInSync of it that may still be under way.
 type RemoveInSync struct {
@@ -175,6 +188,7 @@ func (CreateResource) kind() string { return "create" }
 func (DeleteResource) kind() string { return "delete" }
 func (Promote) kind() string        { return "promote" }
 func (Demote) kind() string         { return "demote" }
+func (Switch) kind() string         { return "switch" }
 func (RemoveInSync) kind() string   { return "remove-in-sync" }
 func (AddInSync) kind() string      { return "add-in-sync" }
 func (Detach) kind() string         { return "detach" }
@@ -253,6 +267,7 @@ func commandDecoders() map[string]func([]byte) (Command, error) {
 	addDecoder[DeleteResource](decoders)
 	addDecoder[Promote](decoders)
 	addDecoder[Demote](decoders)
+	addDecoder[Switch](decoders)
 	addDecoder[RemoveInSync](decoders)
 	addDecoder[AddInSync](decoders)
 	addDecoder[Detach](decoders)

@@ -57,13 +57,15 @@ func (m *machine) proposer(t *rapid.T) (string, uint64) {
 func (m *machine) command(t *rapid.T) Command {
 	node := nodeName().Draw(t, "node")
 	proposer, proposerInc := m.proposer(t)
-	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "remove", "add", "add", "detach", "register", "register",
+	switch rapid.SampledFrom([]string{"promote", "promote", "demote", "switch", "remove", "add", "add", "detach", "register", "register",
 		"create", "delete", "remove-node", "force", "keep", "grow", "replace", "add-replica", "add-replica", "remove-replica", "edit"}).Draw(t, "kind") {
 	case "promote":
 		return Promote{Resource: "r", Generation: m.generation(t), Node: node, Incarnation: m.incarnation(t, node)}
 	case "demote":
 		return Demote{Resource: "r", Generation: m.generation(t), Node: proposer, Incarnation: proposerInc,
 			Clean: rapid.Bool().Draw(t, "clean"), Hold: rapid.Bool().Draw(t, "hold")}
+	case "switch":
+		return Switch{Resource: "r", Generation: m.generation(t), Node: proposer, Incarnation: proposerInc, Target: node, TargetInc: m.incarnation(t, node)}
 	case "remove":
 		return RemoveInSync{Resource: "r", Generation: m.generation(t), Proposer: proposer, ProposerInc: proposerInc, Target: node}
 	case "add":
@@ -159,6 +161,8 @@ func (m *machine) step(t *rapid.T) {
 	switch p := c.(type) {
 	case Promote:
 		m.promotedAs[after.Generation] = p.Incarnation
+	case Switch:
+		m.promotedAs[after.Generation] = p.TargetInc
 	case Force:
 		m.promotedAs[after.Generation] = p.Incarnation
 	}

@@ -5,7 +5,7 @@ import "context"
 // Arbiter is what replication needs of the quorum: a place where a change of the configuration either commits,
 // compare-and-set on the generation, or does not.
 type Arbiter interface {
-	// Propose returns the configuration that the committed proposal made. An error that is ErrStale or ErrRejected
+	// Propose returns the configuration that the committed proposal made. An error that is ErrStale, ErrRejected or ErrNoMajority
 	// means that it did not commit; any other error leaves the outcome unknown, and the same proposal may be made
 	// again: the generation makes a late duplicate harmless.
 	Propose(ctx context.Context, p Proposal) (Configuration, error)
@@ -18,6 +18,7 @@ type ProposalKind string
 const (
 	ProposePromote ProposalKind = "promote" // the proposer becomes Primary
 	ProposeDemote  ProposalKind = "demote"  // the Primary gives its role up
+	ProposeSwitch  ProposalKind = "switch"  // the Primary hands its role to Target, and the set stays
 	ProposeRemove  ProposalKind = "remove"  // the Primary takes Target out of the in-sync set
 	ProposeAdd     ProposalKind = "add"     // the Primary takes Target into the in-sync set
 	ProposeDetach  ProposalKind = "detach"  // the Primary leaves the in-sync set and goes on through its peers

@@ -116,6 +116,7 @@ func (bar *barrier) run() {
 // endBarrierLocked: everything up to the epoch is durable wherever it was sent. Its ranges leave the transfer log.
 func (v *Volume) endBarrierLocked(bar *barrier) []*frameWriter {
 	v.barrier = nil
+	v.tellSettledLocked()
 	if bar.origin != nil {
 		return bar.origin.ackBarrierLocked(bar.epoch)
 	}

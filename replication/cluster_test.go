@@ -162,6 +162,8 @@ type recordArbiter struct {
 	learn func(Configuration)
 	// before is called with each proposal, before it is decided; nil: nothing.
 	before func(p Proposal)
+	// refuse answers a proposal instead of the record; nil: nothing is refused.
+	refuse func(p Proposal) error
 	// silent is a quorum without a majority: nothing is committed any more.
 	silent bool
 }
@@ -180,6 +182,11 @@ func (a *recordArbiter) Propose(ctx context.Context, p Proposal) (Configuration,
 	}
 	if a.silent {
 		return Configuration{}, errors.New("no majority")
+	}
+	if a.refuse != nil {
+		if err := a.refuse(p); err != nil {
+			return a.conf, err
+		}
 	}
 	if p.Generation != a.conf.Generation {
 		return a.conf, ErrStale
@@ -207,6 +214,8 @@ func (a *recordArbiter) Propose(ctx context.Context, p Proposal) (Configuration,
 		next.Primary, next.PrimaryIncarnation, next.PrimarySince, next.Clean = p.Node, p.Incarnation, next.Generation, false
 	case ProposeDemote:
 		next.Primary, next.PrimaryIncarnation, next.Clean = "", 0, p.Clean
+	case ProposeSwitch:
+		next.Primary, next.PrimaryIncarnation, next.PrimarySince, next.Clean = p.Target, p.TargetIncarnation, next.Generation, false
 	case ProposeRemove:
 		if len(next.InSync) == 1 && next.inSync(p.Target) {
 			return a.conf, fmt.Errorf("%w: %s has the last in-sync replica", ErrRejected, p.Target)

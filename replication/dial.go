@@ -47,7 +47,7 @@ func (l *link) dialLoop() {
 		var mine hello
 		want := false
 		if r.call(r.ctx, func() {
-			if want = l.session == nil && !l.gone && !l.standAlone && !l.lost && !r.closing && !r.holding; want {
+			if want = l.session == nil && !l.gone && !l.standAlone && !l.lost && !r.closing && !r.holding && !r.changing(); want {
 				mine = r.helloTo(l)
 			}
 		}) != nil {

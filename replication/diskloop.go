@@ -37,13 +37,7 @@ func (r *Resource) serveUrgent() {
 	if !r.superseded() {
 		return
 	}
-	v.mu.Lock()
-	serving := v.gate == gateOpen || v.gate == gateFailing
-	if serving {
-		v.gate = gateSuspended
-	}
-	v.mu.Unlock()
-	if serving {
+	if v.turnAway() {
 		r.cfg.Revoke(fmt.Sprintf("generation %d has Primary %q", r.learned.Generation, r.learned.Primary))
 	}
 }

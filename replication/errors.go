@@ -25,6 +25,8 @@ var (
 	ErrStale = errors.New("the generation has moved on")
 	// ErrRejected is returned by an Arbiter when the committed record refuses the proposal for good.
 	ErrRejected = errors.New("rejected by the committed record")
+	// ErrNoMajority is returned by an Arbiter when the proposal was certainly not made: nobody could be reached who decides.
+	ErrNoMajority = errors.New("no majority of the voters can be reached")
 )
 
 // errSessionReplaced ends a session whose peer has opened a newer one.

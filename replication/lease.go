@@ -105,6 +105,11 @@ func (v *Volume) deposedLocked() bool { return v.gate == gateFenced || v.gate ==
 // keepReadLocked keeps a read until it may be answered, and has the leases asked for.
 func (v *Volume) keepReadLocked(r *request) {
 	v.unleased = append(v.unleased, r)
+	v.wantLeasesLocked()
+}
+
+// wantLeasesLocked has leases asked for at once.
+func (v *Volume) wantLeasesLocked() {
 	select {
 	case v.leaseWanted <- struct{}{}:
 	default:
@@ -196,13 +201,38 @@ func (s *session) leaseAsked(h *Header, b *burst) {
 	v := s.volume
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if s.generation == 0 || h.Generation < s.generation || v.gate != gateRefused ||
-		!v.given.grant(h.Generation, v.leases.Clock()+guardOf(v.leases.Length)) {
+	if s.generation == 0 {
+		s.early = *h // the configuration is on its way, on the other connection
 		return
+	}
+	if s.grantLocked(h) {
+		b.Defer(s.ackWriter)
+	}
+}
+
+// grantLocked grants a lease, unless this node serves a newer Primary or may become one itself.
+func (s *session) grantLocked(h *Header) bool {
+	v := s.volume
+	if h.Generation < s.generation || v.gate != gateRefused || !v.given.grant(h.Generation, v.leases.Clock()+guardOf(v.leases.Length)) {
+		return false
 	}
 	s.header = Header{Type: FrameLeaseGrant, Seq: h.Seq, Generation: h.Generation}
 	s.ackWriter.append(&s.header, nil)
-	b.Defer(s.ackWriter)
+	return true
+}
+
+// grantEarlyLocked answers the question that came before the configuration, if it is for its generation.
+func (s *session) grantEarlyLocked() bool {
+	early := s.early
+	s.early = Header{}
+	return early.Generation != 0 && early.Generation == s.generation && s.grantLocked(&early)
+}
+
+// unconfirmed reports whether a session's peer has not shown yet that it takes this Primary's generation up.
+func (r *Resource) unconfirmed(s *session) bool {
+	r.volume.mu.Lock()
+	defer r.volume.mu.Unlock()
+	return s.unconfirmed
 }
 
 // leaseGranted takes an answer, and answers the reads that waited for it.
@@ -212,6 +242,10 @@ func (s *session) leaseGranted(h *Header, b *burst) {
 	if h.Generation != v.generation || !s.lease.granted(h.Seq, v.leases.Length) {
 		v.mu.Unlock()
 		return
+	}
+	if s.unconfirmed {
+		s.unconfirmed = false
+		s.resource.post(func() {})
 	}
 	ready := v.takeReadsLocked()
 	v.mu.Unlock()

@@ -273,7 +273,7 @@ func TestDemotionWithAReadThatWaits(t *testing.T) {
 	c.promote("a")
 	c.write("a", 0, randomBytes(4096))
 	c.nodes["b"].refuseLeases(true)
-	answered := make(waitCompletion, 64)
+	answered := make(waitCompletion, 1<<14) // a lease that was granted before lasts for some of them
 	c.wait("a read to wait", func() bool {
 		if len(answered) < cap(answered) {
 			c.nodes["a"].resource.Volume().Read(make([]byte, 4096), 0, nil, answered)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 )
 
@@ -32,6 +33,7 @@ type link struct {
 	adding     bool          // its admission may be in flight
 	equal      bool          // it left in good order, with everything there is on stable media, and nothing was started since
 	goodbye    bool          // it was told that this node leaves
+	parting    bool          // the session ends as soon as the peer was told who is Primary now
 	// resumes: it was lost, and can't be removed, since it alone is in sync: this Primary has no disk, and waits for it.
 	// Then what it has not answered is sent again: it has everything, or nobody has.
 	resumes bool
@@ -200,7 +202,7 @@ func (l *link) replaceWaiting(pending *pendingAccept) {
 
 // admitWaiting answers a data connection once the earlier session has ended and its removal is committed.
 func (l *link) admitWaiting() {
-	if l.waiting == nil || l.session != nil || l.lost || l.resource.holding {
+	if l.waiting == nil || l.session != nil || l.lost || l.resource.holding || l.resource.changing() {
 		return
 	}
 	pending := l.waiting
@@ -247,14 +249,19 @@ func (r *Resource) stillTrue(mine, theirs *hello) bool {
 		r.adopted.Primary == theirs.From && r.adopted.inSync(r.cfg.Node)
 }
 
+// poke has the dial loop look again.
+func (l *link) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
 // install begins a session.
 func (l *link) install(mine *hello, theirs hello, data, ack net.Conn) {
 	r := l.resource
 	if l.session != nil || l.gone || l.standAlone || l.lost || r.closing || r.holding || !r.stillTrue(mine, &theirs) {
-		select {
-		case l.wake <- struct{}{}: // the next attempt says what is so now
-		default:
-		}
+		l.poke() // the next attempt says what is so now
 		if err := errors.Join(data.Close(), ack.Close()); err != nil {
 			r.log.Debug("close connection", "peer", l.node, "error", err)
 		}
@@ -276,6 +283,7 @@ func (r *Resource) sessionEnded(s *session) {
 	v := r.volume
 	v.mu.Lock()
 	wasLeg := r.serving && (r.adopted.inSync(l.node) || l.adding)
+	unused := s.unconfirmed && time.Now().Before(r.graceEnd) && (v.barrier == nil || !slices.Contains(v.barrier.asked, s))
 	v.removeLegLocked(s)
 	if wasLeg && v.gate == gateOpen {
 		v.gate = gateSuspended // in the same step: nothing may start, and be acknowledged, without it
@@ -292,12 +300,14 @@ func (r *Resource) sessionEnded(s *session) {
 		v.readAgain(read)
 	}
 	r.endPull(s)
-	l.goodbye = false
+	l.goodbye, l.parting = false, false
 	l.session, l.former, l.begun, l.adding = nil, s, false, false
 	l.reason = s.cause.Error()
 	r.tell(Event{Kind: "connection", Peer: l.node, To: "Connecting", Reason: l.reason, Orderly: errors.Is(s.cause, errGoodbye)})
+	// A member that has not taken this Primary's configuration up ends the session, to begin anew in the new generation: through an
+	// unconfirmed session it got nothing, so it lacks nothing.
 	l.resumes = wasLeg && r.adopted.soleCopy(l.node)
-	switch l.lost = wasLeg && !l.resumes; {
+	switch l.lost = wasLeg && !l.resumes && !unused; {
 	case !r.serving:
 		l.releaseOrphans(ErrFenced) // of the time when this node was Primary
 	case l.resumes:
@@ -306,10 +316,7 @@ func (r *Resource) sessionEnded(s *session) {
 	default:
 		l.known = true // every write the peer ever got from this Primary is stable or a bit
 	}
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	l.poke()
 }
 
 // releaseOrphans counts down the legs of a peer that is no longer waited for.
@@ -340,6 +347,8 @@ func (l *link) releaseOrphans(err error) {
 // adoptFrom takes a configuration from the Primary's session.
 func (r *Resource) adoptFrom(s *session, conf Configuration) error {
 	switch {
+	case r.namesSuccessor(s, &conf):
+		return r.successorNamed(s, &conf)
 	case conf.ResourceID != r.id || conf.Primary != s.peer || conf.PrimaryIncarnation != s.hello.Incarnation:
 		return fmt.Errorf("%s sent a configuration that is not its own", s.peer)
 	case conf.holds(r.cfg.Node) != nil:
@@ -359,10 +368,14 @@ func (r *Resource) adoptFrom(s *session, conf Configuration) error {
 	r.volume.mu.Lock()
 	s.generation = conf.Generation
 	arrived := conf.inSync(r.cfg.Node) && s.resync.role == resyncTarget
+	early := s.grantEarlyLocked()
 	if conf.inSync(r.cfg.Node) {
 		s.resync.role, s.resync.running = resyncNone, false
 	}
 	r.volume.mu.Unlock()
+	if early {
+		s.ackWriter.Flush()
+	}
 	if arrived {
 		r.emit("replication", s.peer, "Established", ResyncFinished)
 	}

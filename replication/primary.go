@@ -63,8 +63,9 @@ func (r *Resource) begin(l *link, s *session) {
 	switch decision.action {
 	case actionJoin:
 		s.volume.mu.Lock()
-		s.member = true
+		s.member, s.unconfirmed = true, true
 		s.volume.addLegLocked(s)
+		s.volume.wantLeasesLocked()
 		s.sendAgainLocked(l)
 		s.volume.mu.Unlock()
 		s.dataWriter.Flush()
@@ -149,8 +150,8 @@ func (r *Resource) propose() {
 	}
 	p := Proposal{Resource: r.adopted.Resource, Generation: r.adopted.Generation, Node: r.cfg.Node, Incarnation: r.cfg.Incarnation}
 	for _, l := range r.links {
-		if r.demoting != nil && l.equal {
-			continue // nothing is written any more either, so it stays in the set
+		if r.demoting != nil && r.successor == nil && l.equal {
+			continue // nothing is written any more either, so it stays in the set; a new Primary would wait for it
 		}
 		if r.adopted.soleCopy(l.node) {
 			if l.session != nil && r.adopted.restarted(l.node, l.session.hello.BootID) {
@@ -201,6 +202,10 @@ func (r *Resource) propose() {
 		}
 	}
 	if r.demoting != nil && !r.differing() && r.quiet() {
+		if r.successor != nil {
+			r.proposeSuccessor(p)
+			return
+		}
 		// What the only disk holds of the time before it failed may be nowhere but in memory.
 		p.Kind, p.Clean, p.Hold = ProposeDemote, !r.detached || !r.adopted.inSync(r.cfg.Node), r.demotionHolds
 		r.start(p)
@@ -229,6 +234,9 @@ func (r *Resource) proposed(p Proposal, conf Configuration, err error) {
 	r.proposal = false
 	if conf.Generation > r.learned.Generation && conf.holds(r.cfg.Node) == nil {
 		r.learned = conf
+	}
+	if p.Kind == ProposeSwitch {
+		r.switchProposed(p, conf.Generation, err)
 	}
 	if err == nil {
 		r.emit("generation", p.Target, string(p.Kind), p.Reason)
@@ -292,6 +300,8 @@ func (r *Resource) gateOfState() (gate, string) {
 			return gateSuspended, "waiting for the quorum to commit the removal of " + l.node
 		case r.adopted.inSync(l.node) && (l.session == nil || !l.begun):
 			return gateSuspended, "waiting for " + l.node + ", which is in sync, to connect"
+		case r.adopted.inSync(l.node) && r.unconfirmed(l.session):
+			return gateSuspended, "waiting for " + l.node + ", which is in sync, to take the new generation up"
 		}
 	}
 	if node := r.unlinked(); node != "" {
@@ -311,7 +321,7 @@ func (r *Resource) setGate() {
 		return
 	}
 	r.log.Info("requests", "from", v.gate.String(), "state", want.String(), "reason", why)
-	v.gate = want
+	v.moveGateLocked(want)
 	if want != gateSuspended {
 		v.resumeLocked()
 	}
@@ -335,6 +345,7 @@ func (v *Volume) resumeLocked() {
 
 // fence ends this node's authority: clients are cut first, then nothing in flight is answered any more.
 func (r *Resource) fence(reason string) {
+	r.volume.turnAway()
 	r.cfg.Revoke(reason)
 	r.serving = false
 	r.cfg.Role.Changed(RoleChange{Ordered: r.demoting != nil, Generation: r.learned.Generation, Reason: reason})
@@ -363,7 +374,7 @@ func (r *Resource) fence(reason string) {
 	}
 	r.selfAdding, r.leaving = false, false
 	r.endPull(nil)
-	r.endDemotion(nil)
+	r.successionEnds()
 }
 
 // releaseRemoved counts down the legs of peers whose removal is committed.
@@ -516,76 +527,3 @@ func (r *Resource) promotion(why string) (p Proposal, serving bool, err error) {
 	return Proposal{Kind: ProposePromote, Resource: conf.Resource, Generation: conf.Generation, Node: r.cfg.Node,
 		Incarnation: r.cfg.Incarnation, Reason: why}, false, nil
 }
-
-// demote is Demote. Without patience it doesn't wait for a promotion that is asked for, nor holds later ones: who closes has no
-// use of the answer, and comes back.
-func (r *Resource) demote(ctx context.Context, patience bool) error {
-	if err := r.call(ctx, func() { r.demotions++ }); err != nil {
-		return err
-	}
-	for {
-		done := make(chan error, 1)
-		entering := false
-		err := r.call(ctx, func() {
-			switch {
-			case patience && !r.serving && (r.promotions > 0 || r.mine(&r.learned)):
-				entering = true
-			case !r.serving:
-				done <- nil
-			case r.demoting != nil:
-				done <- fmt.Errorf("%w: a demotion is under way already", ErrRefused)
-			default:
-				r.demoting, r.demotionHolds = done, patience
-			}
-		})
-		if err != nil {
-			return err
-		}
-		if !entering {
-			return r.demoted(ctx, done)
-		}
-		if err := r.pause(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// demoted waits for the end of a demotion.
-func (r *Resource) demoted(ctx context.Context, done <-chan error) error {
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("demotion of %s: %w; requests stay suspended until it is committed", r.cfg.Node, ctx.Err())
-	}
-}
-
-func (r *Resource) endDemotion(err error) {
-	if r.demoting != nil {
-		r.demoting <- err
-		r.demoting = nil
-	}
-}
-
-// quiet reports whether every request has finished and everything is stable everywhere; if not, it sees to a barrier.
-func (r *Resource) quiet() bool {
-	v := r.volume
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if r.demoting != nil {
-		v.yieldReadsLocked()
-	}
-	if v.inOpen+v.inClosing > 0 || v.barrier != nil || v.reading > 0 {
-		return false
-	}
-	if !v.flushedLocked() {
-		send := v.wantBarrierLocked()
-		r.post(func() { flushWriters(send) })
-		return false
-	}
-	return true
-}
-
-// flushedLocked reports whether the last barrier covers everything. The transfer log alone does not tell: a Primary without
-// a disk has none, and of one that was Secondary before it has become bits.
-func (v *Volume) flushedLocked() bool { return !v.unsealed && v.log.empty() && v.stable+1 == v.epoch }

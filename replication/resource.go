@@ -49,6 +49,7 @@ type Resource struct {
 	demoting chan error    // not nil: a demotion is under way
 	// demotionHolds: nobody is promoted after the demotion under way without being asked for.
 	demotionHolds bool
+	successor     *succession // not nil: the demotion under way is a switchover
 	demotions     uint64      // asked for so far: a promotion that began before the newest is void
 	promotions    int         // calls of Promote under way
 	unresolved    uint64      // the newest generation of a promotion that was committed, or whose outcome is not known
@@ -96,6 +97,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
 	r.volume.failed = func(local *localDisk, err error) { r.post(func() { r.diskFailed(local, err) }) }
 	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }
+	r.volume.settled = func() { r.post(func() {}) }
 	r.volume.leases, r.opened = cfg.Leases, cfg.Leases.Clock()
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	for _, replica := range conf.Replicas {
@@ -199,7 +201,7 @@ func (r *Resource) Volume() *Volume { return r.volume }
 func (r *Resource) Serving() bool {
 	r.volume.mu.Lock()
 	defer r.volume.mu.Unlock()
-	return r.volume.gate == gateOpen || r.volume.gate == gateSuspended || r.volume.gate == gateFailing
+	return !r.volume.turnedAway && (r.volume.gate == gateOpen || r.volume.gate == gateSuspended || r.volume.gate == gateFailing)
 }
 
 func (r *Resource) emit(kind, peer, to, reason string) {
@@ -250,16 +252,27 @@ func (r *Resource) mayAdopt() bool {
 		return !r.hearsPrimary(&r.learned)
 	}
 	if r.serving {
+		r.lastWord()
 		r.fence(fmt.Sprintf("generation %d has Primary %q", r.learned.Generation, r.learned.Primary))
 	}
 	idle := true
 	for _, l := range r.links {
-		if l.session != nil && !r.begunBy(l.session, &r.learned) {
+		switch {
+		case l.session == nil || r.begunBy(l.session, &r.learned):
+		case l.parting:
+			idle = false
+		default:
 			l.session.fail(fmt.Errorf("generation %d has another Primary", r.learned.Generation))
 			idle = false
 		}
 	}
 	return idle
+}
+
+// changing reports whether another Primary is known than the one that this node acts under. Until it has promised that, a session
+// would only have to end again.
+func (r *Resource) changing() bool {
+	return r.adopted.Generation > 0 && r.learned.Generation > r.adopted.Generation && !r.learned.samePrimary(&r.adopted)
 }
 
 // hearsPrimary reports whether there is a session with the Primary that conf names, in that incarnation.
@@ -305,6 +318,7 @@ func (r *Resource) adopt(conf Configuration) {
 	if mine && !r.serving {
 		r.serving = true
 		v.mu.Lock()
+		v.turnedAway = false
 		v.unsealed = true // what it got as a Secondary may be in the page cache
 		v.mu.Unlock()
 		r.graceEnd = time.Now().Add(r.cfg.Timing.ConnectGrace)
@@ -317,6 +331,11 @@ func (r *Resource) adopt(conf Configuration) {
 	}
 	if conf.Primary != old.Primary && !mine {
 		r.emit("role", conf.Primary, "Primary", fmt.Sprintf("generation %d", conf.Generation))
+	}
+	for _, l := range r.links {
+		if l.session == nil {
+			l.poke() // there may be an attempt again
+		}
 	}
 	r.announce() // before the barrier that waits for a removed peer ends: who hears Stable must know of the removal
 	r.releaseRemoved()

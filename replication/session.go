@@ -45,20 +45,24 @@ type session struct {
 	sentBytes, receivedBytes atomic.Uint64
 
 	// Guarded by Volume.mu.
-	closed     bool        // nothing is sent or applied any more
-	member     bool        // the peer is in the in-sync set: its answers are part of every acknowledgement
-	generation uint64      // of the Primary that this node serves through the session
-	lease      heldLease   // of the peer, while this node is Primary
-	leaseGone  time.Time   // since when it has run out
-	promised   uint64      // by the peer, durably, as its newest BarrierAck says
-	pending    pendingRing // writes that the peer has not answered
-	oldest     time.Time   // since when the ring has not been empty, as the watch saw it
-	reads      pendingRing // remote reads
-	applying   int         // requests of the peer that are not finished here
-	header     Header      // scratch of the append calls
-	resync     resyncState
-	metered    bool // the resync has the application's writes timed
-	verify     verifySession
+	closed     bool   // nothing is sent or applied any more
+	member     bool   // the peer is in the in-sync set: its answers are part of every acknowledgement
+	generation uint64 // of the Primary that this node serves through the session
+	// unconfirmed: the peer is a member from the session's begin on and has not shown yet that it takes this Primary's generation up.
+	// Nothing is sent to it before.
+	unconfirmed bool
+	early       Header      // a question for a lease that came before the configuration; zero: none
+	lease       heldLease   // of the peer, while this node is Primary
+	leaseGone   time.Time   // since when it has run out
+	promised    uint64      // by the peer, durably, as its newest BarrierAck says
+	pending     pendingRing // writes that the peer has not answered
+	oldest      time.Time   // since when the ring has not been empty, as the watch saw it
+	reads       pendingRing // remote reads
+	applying    int         // requests of the peer that are not finished here
+	header      Header      // scratch of the append calls
+	resync      resyncState
+	metered     bool // the resync has the application's writes timed
+	verify      verifySession
 }
 
 // newSession makes a session of two connections whose handshake is done.

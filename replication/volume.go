@@ -55,6 +55,8 @@ type Volume struct {
 	requests  sync.Pool
 	// failed tells the control loop that a local disk refused an operation; it must not block.
 	failed func(local *localDisk, err error)
+	// settled tells the control loop that nothing is under way any more; it must not block.
+	settled func()
 	// activityLogFull tells the control loop that cold extents wait for room; it must not block.
 	activityLogFull func()
 
@@ -80,12 +82,15 @@ type Volume struct {
 	adding     bitmap.SlotMask // those whose admission may have been committed
 	ranges     rangeLock
 	log        transferLog
-	parked     []*request // submitted while suspended; hold nothing
-	halted     []*request // suspended before their start; hold range and extents
-	stuckLocal []*request // their local leg failed
-	unleased   []*request // reads whose data were read, and must not be answered yet
-	reading    int        // reads that have passed the gate
-	ended      bool       // nothing is waited for any more
+	parked     []*request    // submitted while suspended; hold nothing
+	halted     []*request    // suspended before their start; hold range and extents
+	stuckLocal []*request    // their local leg failed
+	unleased   []*request    // reads whose data were read, and must not be answered yet
+	reading    int           // reads that have passed the gate
+	ended      bool          // nothing is waited for any more
+	settling   bool          // the control loop waits until nothing is under way
+	turnedAway bool          // no client may begin any more, until this node is Primary anew
+	gateMoved  chan struct{} // closed, and made anew, when the gate moves
 
 	epoch     uint64   // the open epoch
 	inOpen    int      // started and unfinished requests of the open epoch
@@ -123,7 +128,7 @@ type volumeStats struct {
 // newVolume makes a volume that refuses all requests.
 func newVolume(sizeBytes uint64, workers int, logger *slog.Logger) *Volume {
 	v := &Volume{logger: logger, pool: newWorkerPool(workers), epoch: 1, born: time.Now(),
-		failed: func(*localDisk, error) {}, activityLogFull: func() {}, leaseWanted: make(chan struct{}, 1)}
+		failed: func(*localDisk, error) {}, activityLogFull: func() {}, settled: func() {}, gateMoved: make(chan struct{}), leaseWanted: make(chan struct{}, 1)}
 	v.applied.L = &v.mu
 	v.sizeBytes.Store(sizeBytes)
 	return v
@@ -404,10 +409,45 @@ func (v *Volume) finish(r *request, b Batch) {
 func (v *Volume) leaveEpochLocked(r *request) []*frameWriter {
 	if r.epoch == v.epoch {
 		v.inOpen--
+		v.tellSettledLocked()
 		return nil
 	}
 	v.inClosing--
+	defer v.tellSettledLocked()
 	return v.advanceBarrierLocked()
+}
+
+// settledLocked reports whether every request that was started has finished, and no barrier is in progress.
+func (v *Volume) settledLocked() bool {
+	return v.inOpen+v.inClosing == 0 && v.barrier == nil && v.reading == 0
+}
+
+// tellSettledLocked wakes the control loop, once, if that is what it waits for.
+func (v *Volume) tellSettledLocked() {
+	if v.settling && v.settledLocked() {
+		v.settling = false
+		v.settled()
+	}
+}
+
+// turnAway lets no request and no client begin any more, before those that there are get cut off: one that came in between would be
+// told that this node is not Primary instead of finding the new one. It reports whether requests went through.
+func (v *Volume) turnAway() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.turnedAway = true
+	if v.gate != gateOpen && v.gate != gateFailing {
+		return false
+	}
+	v.gate = gateSuspended
+	return true
+}
+
+// moveGateLocked moves the gate and wakes who waits for that.
+func (v *Volume) moveGateLocked(to gate) {
+	v.gate = to
+	close(v.gateMoved)
+	v.gateMoved = make(chan struct{})
 }
 
 // releaseLocked gives back what r holds, lets the requests behind it go on, unlocks v.mu and completes r.
@@ -415,6 +455,7 @@ func (v *Volume) releaseLocked(r *request, b Batch) {
 	v.unlockRangeLocked(r)
 	if r.op == opRead {
 		v.reading--
+		v.tellSettledLocked()
 	}
 	v.mu.Unlock()
 	r.releaseExtents()

@@ -29,6 +29,7 @@ type fakeNode struct {
 
 	force    control.ForceReport
 	promoted *control.PrimaryRequest
+	switched *control.SwitchRequest
 	resolved *control.SplitResolveRequest
 
 	verified  []control.VerifyStatus // what VerifyStatus answers, one after the other; the last for ever

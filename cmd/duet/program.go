@@ -91,7 +91,7 @@ func (p *program) app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			p.initCommand(), p.tokenCommand(), p.joinCommand(), p.runCommand(),
-			p.resourceCommand(), p.primaryCommand(), p.secondaryCommand(), p.roleCommand(), p.connectCommand(), p.disconnectCommand(), p.attachCommand(), p.detachCommand(), p.invalidateCommand(),
+			p.resourceCommand(), p.primaryCommand(), p.secondaryCommand(), p.roleCommand(), p.switchCommand(), p.connectCommand(), p.disconnectCommand(), p.attachCommand(), p.detachCommand(), p.invalidateCommand(),
 			p.statusCommand(), p.explainCommand(), p.resyncCommand(), p.verifyCommand(), p.splitCommand(), p.resizeCommand(), p.suspendIOCommand(), p.resumeIOCommand(), p.eventsCommand(), p.nodeCommand(), p.quorumCommand(), p.mdCommand(),
 			p.demoCommand(), p.versionCommand(), p.superviseCommand(), p.vipCommand(),
 		},

@@ -39,6 +39,8 @@ func TestUsageErrors(t *testing.T) {
 		{"verify r0 --rate fast", "fast"},
 		{"verify r0 --rate 1KiB", "too slow"},
 		{"verify r0 --cancel --repair", "--cancel begins nothing"},
+		{"switch", "RESOURCE is missing"},
+		{"switch r0 b", "too many"},
 		{"resource show", "NAME is missing"},
 		{"resource delete", "NAME is missing"},
 		{"resource list x", "too many"},
@@ -87,7 +89,7 @@ func TestUsageErrors(t *testing.T) {
 // Without a daemon every command that needs one says so and how to start it, with exit code 3.
 func TestNoDaemon(t *testing.T) {
 	for _, line := range []string{
-		"status", "status r0 --json", "primary r0", "secondary r0", "role r0", "role r0 --facts", "connect r0", "disconnect r0 n2", "token", "node list",
+		"status", "status r0 --json", "primary r0", "secondary r0", "switch r0", "role r0", "role r0 --facts", "connect r0", "disconnect r0 n2", "token", "node list",
 		"resource list", "resource show r0", "resource delete r0", "resource create r0 --size 1GiB --on a=/x",
 		"resync status r0", "resync pause r0", "resync resume r0", "resync set r0 --max-rate off", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "version --daemon",
 	} {
@@ -140,6 +142,7 @@ func TestOutput(t *testing.T) {
 		{"resource create r0 --size 1GiB --on n1=/x --on n2=/y", "n1 is Primary", `"name": "r0"`},
 		{"primary r0", "r0: Primary since generation 4\n", `"role": "Primary"`},
 		{"secondary r0", "r0: Secondary since generation 5\n", `"role": "Secondary"`},
+		{"switch r0", "n2 is Primary since generation 7, in place of n1\n", `"total-ms": 18.34`},
 		{"role r0", "Primary\n", `"standing": "current"`},
 		{"resync status r0", "none\n", `"state": "none"`},
 		{"resync status r0 --watch", "none\n", `"eta-s": null`},

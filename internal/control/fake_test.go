@@ -112,6 +112,14 @@ func (f *fakeNode) Secondary(_ context.Context, resource string) (*RoleChange, e
 	return &RoleChange{Role: RoleSecondary, Generation: 8}, f.ask("Secondary", resource)
 }
 
+func (f *fakeNode) Switch(_ context.Context, resource string, r *SwitchRequest) (*SwitchResult, error) {
+	return &SwitchResult{Resource: resource, To: r.To, Generation: 8, TotalMS: 1.5}, f.ask("Switch", resource, *r)
+}
+
+func (f *fakeNode) TakeOver(_ context.Context, r *TakeOverRequest) (*TakeOver, error) {
+	return &TakeOver{Incarnation: 7}, f.ask("TakeOver", *r)
+}
+
 func (f *fakeNode) Connect(_ context.Context, resource string, r *PeerRequest) error {
 	return f.ask("Connect", resource, *r)
 }

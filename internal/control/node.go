@@ -19,6 +19,9 @@ type Node interface {
 	// ForceReport says what a forced promotion of this node may lose; it changes nothing.
 	ForceReport(ctx context.Context, resource string) (*ForceReport, error)
 	Secondary(ctx context.Context, resource string) (*RoleChange, error)
+	// Switch makes another node Primary; TakeOver is asked of that node, by the old Primary.
+	Switch(ctx context.Context, resource string, r *SwitchRequest) (*SwitchResult, error)
+	TakeOver(ctx context.Context, r *TakeOverRequest) (*TakeOver, error)
 	Connect(ctx context.Context, resource string, r *PeerRequest) error
 	Disconnect(ctx context.Context, resource string, r *PeerRequest) error
 	// Detach ends the use of this node's disk, Attach begins it again, or that of another one.

@@ -100,6 +100,12 @@ var calls = []struct {
 	}, []any{"SplitResolve", "r0", SplitResolveRequest{Keep: "a", Undo: "/u", DryRun: true}}, &SplitResolution{Resource: "r0", Keep: "a"}},
 	{"secondary", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Secondary(ctx, "r0") },
 		[]any{"Secondary", "r0"}, &RoleChange{Role: RoleSecondary, Generation: 8}},
+	{"switch", fromMembers, func(ctx context.Context, c *Client) (any, error) {
+		return c.Switch(ctx, "r0", &SwitchRequest{To: "b", Relayed: true})
+	}, []any{"Switch", "r0", SwitchRequest{To: "b", Relayed: true}}, &SwitchResult{Resource: "r0", To: "b", Generation: 8, TotalMS: 1.5}},
+	{"take over", OriginNode, func(ctx context.Context, c *Client) (any, error) {
+		return c.TakeOver(ctx, &TakeOverRequest{Resource: "r0", Generation: 8})
+	}, []any{"TakeOver", TakeOverRequest{Resource: "r0", Generation: 8}}, &TakeOver{Incarnation: 7}},
 	{"connect", fromLocal, func(ctx context.Context, c *Client) (any, error) {
 		return nil, c.Connect(ctx, "r0", &PeerRequest{Peer: "b"})
 	}, []any{"Connect", "r0", PeerRequest{Peer: "b"}}, nil},

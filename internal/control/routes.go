@@ -32,6 +32,7 @@ func (s *Server) routes(metrics http.Handler) http.Handler {
 	s.resourceRoutes(route)
 	s.splitRoutes(route)
 	s.memberRoutes(route)
+	s.switchRoutes(route)
 	route(OriginJoin, "POST /v1/join", post(func(r *http.Request, in *JoinRequest) (*JoinReply, error) {
 		return n.Join(r.Context(), originOf(r.Context()).Name, in)
 	}))

@@ -47,6 +47,8 @@ func (a arbiter) Propose(ctx context.Context, p replication.Proposal) (replicati
 		err = fmt.Errorf("%w: %w", replication.ErrStale, err)
 	case errors.Is(err, quorum.ErrRefused):
 		err = fmt.Errorf("%w: %s", replication.ErrRejected, quorum.Reason(err))
+	case errors.Is(err, quorum.ErrNoLeader):
+		err = fmt.Errorf("%w: %w", replication.ErrNoMajority, err)
 	}
 	return conf, err
 }
@@ -62,6 +64,9 @@ func commandOf(p replication.Proposal) (quorum.Command, error) {
 	case replication.ProposeDemote:
 		return quorum.Demote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Clean: p.Clean,
 			Hold: p.Hold, Reason: p.Reason}, nil
+	case replication.ProposeSwitch:
+		return quorum.Switch{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Target: p.Target,
+			TargetInc: p.TargetIncarnation, Reason: p.Reason, Now: now}, nil
 	case replication.ProposeRemove:
 		return quorum.RemoveInSync{Resource: p.Resource, Generation: p.Generation, Proposer: p.Node, ProposerInc: p.Incarnation,
 			Target: p.Target, Reason: p.Reason, Now: now}, nil

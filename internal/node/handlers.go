@@ -85,6 +85,14 @@ func (n *Node) roleHooks(h *held) replication.RoleHooks {
 
 // beforePromote asks the handlers. Who is Primary still is fenced last: nobody is shot for a promotion that is refused.
 func (n *Node) beforePromote(ctx context.Context, h *held) error {
+	if err := n.mayLead(ctx, h); err != nil {
+		return err
+	}
+	return n.fencePeer(ctx, h)
+}
+
+// mayLead asks the handlers whether this node may become Primary.
+func (n *Node) mayLead(ctx context.Context, h *held) error {
 	n.mu.Lock()
 	stopping := n.stopping
 	n.mu.Unlock()
@@ -97,10 +105,17 @@ func (n *Node) beforePromote(ctx context.Context, h *held) error {
 	}
 	facts.Reason = n.config.Name + " is to become Primary"
 	o := n.handlers.Run(ctx, handlers.BeforePromote, facts)
-	if err := o.Failed(); err != nil {
-		return err
-	}
-	return n.fencePeer(ctx, h)
+	return o.Failed()
+}
+
+// keepsRole runs after-promote again when a switchover has come to nothing after before-demote.
+func (n *Node) keepsRole(h *held, cause error) {
+	h.mu.Lock()
+	h.vacated = false
+	h.mu.Unlock()
+	facts := n.facts(h, control.RolePrimary)
+	facts.Reason = "the switchover failed: " + cause.Error()
+	n.handlers.Notify(handlers.AfterPromote, facts)
 }
 
 // beforeDemote asks the handlers. If one refuses, those before it may have done their part already: after-promote sets it up

@@ -137,7 +137,7 @@ func roleError(what string, err error) error {
 		return control.Errorf(control.CodeTimeout, "%s: %v", what, err)
 	case errors.Is(err, replication.ErrRefused), errors.Is(err, replication.ErrRejected), errors.Is(err, replication.ErrNotPrimary):
 		return control.Errorf(control.CodeRefused, "%s: %v", what, err)
-	case errors.Is(err, quorum.ErrNoLeader):
+	case errors.Is(err, quorum.ErrNoLeader), errors.Is(err, replication.ErrNoMajority):
 		return control.Errorf(control.CodeUnreachable, "%s: no majority of the voters can be reached", what)
 	}
 	return control.Errorf(control.CodeInternal, "%s: %v", what, err)

@@ -36,6 +36,7 @@ func (t *tally) add(c Counts) {
 	t.Marked += c.Marked
 	t.Attached += c.Attached
 	t.Takeovers += c.Takeovers
+	t.Switches += c.Switches
 	t.Growths += c.Growths
 	t.Virtual += c.Virtual
 	if t.histories == 1 {
@@ -48,8 +49,8 @@ func (t *tally) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return fmt.Sprintf("%d histories, %.1f virtual hours: %d writes, %d reads, %d flushes; %d kills, %d orderly stops, "+
-		"%d power losses (%d of all machines at once), %d cuts, %d resets, %d disk faults (%d of them full disks), %d disks attached while in use, %d promotions by hand, %d takeovers; "+
+		"%d power losses (%d of all machines at once), %d cuts, %d resets, %d disk faults (%d of them full disks), %d disks attached while in use, %d promotions by hand, %d takeovers, %d switchovers; "+
 		"each had at least %d kills, %d power losses, %d cuts; %d ended with a decision that is an operator's; %d looks at all marks found %d that were needed; %d growths",
 		t.histories, t.Virtual.Hours(), t.Writes, t.Reads, t.Flushes, t.Kills, t.Demands, t.PowerLosses, t.Blackouts, t.Cuts, t.Resets,
-		t.DiskFaults, t.FullDisks, t.Attached, t.Promotions, t.Takeovers, t.leastKills, t.leastPowerLosses, t.leastCuts, t.Undecided, t.Looks, t.Marked, t.Growths)
+		t.DiskFaults, t.FullDisks, t.Attached, t.Promotions, t.Takeovers, t.Switches, t.leastKills, t.leastPowerLosses, t.leastCuts, t.Undecided, t.Looks, t.Marked, t.Growths)
 }

@@ -46,6 +46,7 @@ type Plan struct {
 	Clients  int
 	// Automatic: the nodes promote themselves, and an operator hardly ever has to.
 	Automatic bool
+	Switching bool         // an operator moves the Primary's role about
 	Skip      map[int]bool // troubles that are left out, by number
 	Log       io.Writer    // of the nodes; nil for none
 }
@@ -53,7 +54,7 @@ type Plan struct {
 // newPlan derives everything else from the seed.
 func newPlan(seed uint64) Plan {
 	random := rand.New(rand.NewPCG(seed, 1))
-	return Plan{Seed: seed, Replicas: 2 + random.IntN(5)/3, Length: time.Duration(5+random.IntN(15)) * time.Second, Clients: 1 + random.IntN(3), Automatic: seed%2 == 0}
+	return Plan{Seed: seed, Replicas: 2 + random.IntN(5)/3, Length: time.Duration(5+random.IntN(15)) * time.Second, Clients: 1 + random.IntN(3), Automatic: seed%2 == 0, Switching: seed%3 == 0}
 }
 
 // Counts is what happened in a history.
@@ -64,6 +65,7 @@ type Counts struct {
 	FullDisks, Looks, Marked, Growths       int
 	Attached                                int // disks, while their process ran
 	Takeovers                               int // promotions that nobody asked for
+	Switches                                int
 	Undecided                               int
 	Virtual                                 time.Duration
 }
@@ -88,6 +90,7 @@ type world struct {
 
 	starting chan struct{} // holds one while somebody launches
 	operator *rand.Rand
+	switcher *rand.Rand
 	faulty   string // the one machine whose disks may fail
 	problems []error
 	launched []*process  // ever
@@ -96,7 +99,7 @@ type world struct {
 
 func newWorld(plan Plan) *world {
 	w := &world{plan: plan, authority: authority{acted: map[uint64]*process{}}, lossTime: map[string]int64{}, began: time.Now(),
-		starting: make(chan struct{}, 1), operator: rand.New(rand.NewPCG(plan.Seed, 4))}
+		starting: make(chan struct{}, 1), operator: rand.New(rand.NewPCG(plan.Seed, 4)), switcher: rand.New(rand.NewPCG(plan.Seed, 6))}
 	w.log = slog.New(slog.DiscardHandler)
 	if plan.Log != nil {
 		w.log = slog.New(slog.NewTextHandler(plan.Log, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
@@ -279,6 +282,9 @@ func (w *world) run() {
 	var load, operator sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	operator.Go(func() { w.operate(ctx) })
+	if w.plan.Switching {
+		operator.Go(func() { w.switchRoles(ctx) })
+	}
 	for i := range w.plan.Clients {
 		load.Go(func() { w.newClient(i).run() })
 	}
