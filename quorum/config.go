@@ -75,7 +75,7 @@ type Timing struct {
 	Store     time.Duration // a log write slower than this is a failed disk; default 5 s
 	Dial      time.Duration // bound of connecting in order to forward; default 250 ms
 	Propose   time.Duration // bound of a call whose context has no earlier end; default 10 s
-	Beat      time.Duration // between two beats; default 40 ms
+	Beat      time.Duration // between two beats; default 40 ms, or a fifth of Suspect if that is less
 	Suspect   time.Duration // a node of which nothing was heard for this long is suspected; default 200 ms
 
 	SnapshotInterval  time.Duration // how often it is checked whether a snapshot is due; default 2 min
@@ -97,6 +97,9 @@ func (t Timing) withDefaults() Timing {
 	orDuration(&t.Store, 5*time.Second)
 	orDuration(&t.Dial, 250*time.Millisecond)
 	orDuration(&t.Propose, 10*time.Second)
+	if t.Beat == 0 && t.Suspect > 0 {
+		t.Beat = min(40*time.Millisecond, t.Suspect/5)
+	}
 	orDuration(&t.Beat, 40*time.Millisecond)
 	orDuration(&t.Suspect, 5*t.Beat)
 	orDuration(&t.SnapshotInterval, 2*time.Minute)

@@ -114,7 +114,7 @@ func (d *demo) stages() []stage {
 		{"Kill the Secondary, n2, while writes go on", d.killSecondary},
 		{"Start n2 again", d.restartSecondary},
 		{"Stop n2 in its tracks, write more than reaches it, and kill the Primary, n1", d.killPrimary},
-		{"Make n2 Primary and read back every block", d.takeOver},
+		{"n2 takes over: read back every block", d.takeOver},
 		{"Start n1 again: it takes back what was never acknowledged", d.restartPrimary},
 		{"Stop everything in good order and compare the disks", d.compare},
 	}

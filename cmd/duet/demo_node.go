@@ -60,7 +60,7 @@ func (n *demoNode) configure() error {
 	if err != nil {
 		return err
 	}
-	node.PeerTimeout = demoPeerTimeout
+	node.PeerTimeout, node.Suspect = demoPeerTimeout, demoPeerTimeout
 	return dir.SaveNode(node)
 }
 

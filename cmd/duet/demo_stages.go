@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -304,17 +305,20 @@ func (d *demo) waitBurst(ctx context.Context, b *burst) error {
 	return err
 }
 
-// takeOver makes n2 Primary as soon as the cluster agrees that n1 is gone.
+// takeOver waits until n2 is Primary, which it becomes by itself once n1 is gone.
 func (d *demo) takeOver(ctx context.Context) error {
 	began := time.Now()
 	err := waitFor(ctx, "n2 to become Primary", func(ctx context.Context) error {
-		_, err := d.n2.client.Primary(ctx, demoResource, &control.PrimaryRequest{})
+		r, err := d.n2.resource(ctx)
+		if err == nil && r.Role != control.RolePrimary {
+			return errors.New(cmp.Or(r.Takeover, "it is Secondary"))
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	d.note("duet --dir %s primary %s: Primary %.1f s after n1's end", d.n2.dir, demoResource, time.Since(began).Seconds())
+	d.note("n2 has become Primary by itself, %.2f s after it went on", time.Since(began).Seconds())
 	undecided := d.ledger.unanswered()
 	found, err := d.readBack(ctx, d.n2.nbd)
 	if err != nil {

@@ -63,6 +63,7 @@ type Node struct {
 	// What follows replaces defaults of the daemon; zero means the default.
 
 	PeerTimeout   time.Duration `yaml:"peer-timeout,omitempty"`   // a peer silent for so long is lost
+	Suspect       time.Duration `yaml:"suspect,omitempty"`        // a node of which nothing is heard for so long is suspected
 	PingInterval  time.Duration `yaml:"ping-interval,omitempty"`  // how often an idle peer is asked
 	RaftHeartbeat time.Duration `yaml:"raft-heartbeat,omitempty"` // a follower that hears nothing for so long looks around
 	RaftElection  time.Duration `yaml:"raft-election,omitempty"`  // length of one attempt to become leader
@@ -240,7 +241,7 @@ func (n *Node) validateTiming() error {
 		key   string
 		value time.Duration
 	}{
-		{"peer-timeout", n.PeerTimeout}, {"ping-interval", n.PingInterval}, {"raft-heartbeat", n.RaftHeartbeat},
+		{"peer-timeout", n.PeerTimeout}, {"suspect", n.Suspect}, {"ping-interval", n.PingInterval}, {"raft-heartbeat", n.RaftHeartbeat},
 		{"raft-election", n.RaftElection}, {"raft-lease", n.RaftLease},
 	} {
 		if t.value != 0 && (t.value < minTiming || t.value > maxTiming) {

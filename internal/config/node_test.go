@@ -86,7 +86,7 @@ func fullNode() *Node {
 	return &Node{
 		Name: "node-1.x_y", Kind: KindData, Cluster: "4c7f", Listen: "127.0.0.1:7600", Advertise: "localhost:7600",
 		NBD: "[::1]:10809", Insecure: true, Peers: []Peer{{"b", "127.0.0.1:7601"}, {"w", "127.0.0.1:7602"}},
-		PeerTimeout: 1500 * time.Millisecond, PingInterval: 50 * time.Millisecond, RaftHeartbeat: time.Second,
+		PeerTimeout: 1500 * time.Millisecond, Suspect: 300 * time.Millisecond, PingInterval: 50 * time.Millisecond, RaftHeartbeat: time.Second,
 		RaftElection: 2 * time.Second, RaftLease: 500 * time.Millisecond,
 		HandlerLimits: map[string]time.Duration{"after-promote": 5 * time.Minute}, Fencing: "try",
 	}

@@ -182,8 +182,9 @@ func (n *Node) startQuorum(ctx context.Context) error {
 			return conn, nil
 		},
 		PeerName: peerName,
-		Timing:   quorum.Timing{Heartbeat: n.config.RaftHeartbeat, Election: n.config.RaftElection, Lease: n.config.RaftLease},
-		Logger:   n.log,
+		Timing: quorum.Timing{Heartbeat: n.config.RaftHeartbeat, Election: n.config.RaftElection, Lease: n.config.RaftLease,
+			Suspect: n.config.Suspect},
+		Logger: n.log,
 	})
 	if errors.Is(err, quorum.ErrStoreLost) {
 		return fmt.Errorf("%s is gone or empty, but %s was a member of the cluster already, and its votes were in there: put it back "+
