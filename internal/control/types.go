@@ -107,6 +107,8 @@ type ResourceStatus struct {
 	Generation uint64   `json:"generation"`
 	InSync     []string `json:"in-sync"` // the in-sync set of the generation, sorted
 	Primary    string   `json:"primary"` // the Primary of the generation; empty when there is none
+	// MayPromote says whether `duet primary` on this node would be granted, as far as it knows.
+	MayPromote bool `json:"may-promote"`
 	// Takeover says what automatic promotion waits for, when there is no Primary that is heard.
 	Takeover string        `json:"takeover,omitempty"`
 	Lease    *LeaseStatus  `json:"lease"`  // nil where reads need no lease

@@ -137,6 +137,7 @@ func (n *Node) resourceStatus(r *quorum.Resource, h *held, hasQuorum bool) contr
 	if t := n.takeovers(); t != nil {
 		out.Takeover = t.Waiting(r.Name)
 	}
+	out.MayPromote = mayBecomePrimary(r, promotionFacts{node: n.config.Name, quorum: hasQuorum, gone: n.primaryGone(r), unusable: whyNotPrimary(h.resource)})
 	disk := control.DeviceStatus{DiskState: control.DiskDiskless, Quorum: hasQuorum, SizeKiB: r.SizeBytes / kib}
 	if h.resource == nil {
 		out.Devices = []control.DeviceStatus{disk}

@@ -211,6 +211,19 @@ func whyNotPrimary(r *replication.Resource) string {
 	return ""
 }
 
+// promotionFacts is what mayBecomePrimary looks at besides the record.
+type promotionFacts struct {
+	node     string
+	quorum   bool   // a majority is reached
+	gone     bool   // the Primary of the record, if there is one, has ended or is missed by a majority
+	unusable string // why the disk here can't be the Primary's
+}
+
+// mayBecomePrimary says whether a promotion of this node would be granted.
+func mayBecomePrimary(r *quorum.Resource, f promotionFacts) bool {
+	return f.quorum && f.unusable == "" && r.IsInSync(f.node) && (r.Primary == "" || r.Primary != f.node && f.gone)
+}
+
 // attemptLocked makes the replica Primary beside the loop.
 func (t *Takeover) attemptLocked(resource string, p *pendingTakeover) {
 	ctx, cancel := context.WithTimeout(t.ctx, attemptLimit)
