@@ -127,7 +127,32 @@ func (m *machine) command(t *rapid.T) Command {
 	}
 }
 
+// recovery rebuilds the quorum now and then: what the record says after it is legal, newer than anything before, and acts for nobody.
+func (m *machine) recovery(t *rapid.T) {
+	if rapid.IntRange(0, 19).Draw(t, "recovery") > 0 {
+		return
+	}
+	before, number := m.resource(), m.s.Recovery
+	m.s = m.s.recovered(Recovery{Node: "a", GivenUp: []string{"b", "w"}, Time: now})
+	if err := m.s.check(); err != nil || m.s.Recovery != number+1 {
+		t.Fatalf("recovery %d after %d: %v", m.s.Recovery, number, err)
+	}
+	after := m.resource()
+	if before == nil {
+		return
+	}
+	switch last := after.History[len(after.History)-1]; {
+	case after.Generation <= before.Generation || after.Generation%recoveryStep != 0:
+		t.Fatalf("generation %d -> %d", before.Generation, after.Generation)
+	case after.Primary != "" || after.Clean || !after.Hold || !slices.Equal(after.InSync, before.InSync):
+		t.Fatalf("the record is %+v", after)
+	case !last.Forced || after.ForcedAt != after.Generation || after.LossCount != before.LossCount+1:
+		t.Fatalf("marked by %+v, forced at %d, loss count %d", last, after.ForcedAt, after.LossCount)
+	}
+}
+
 func (m *machine) step(t *rapid.T) {
+	m.recovery(t)
 	c := m.command(t)
 	before := m.resource()
 	next, out := apply(m.s, c)

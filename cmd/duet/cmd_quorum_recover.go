@@ -32,10 +32,11 @@ others; then further nodes may join.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, lost.Close()) }()
-			if !c.Bool("yes") {
-				if err := p.confirmBy(renderLoss(&lost.QuorumLoss), "id of the cluster", lost.Cluster); err != nil {
-					return err
-				}
+			text := renderLoss(&lost.QuorumLoss)
+			if c.Bool("yes") {
+				fmt.Fprint(p.stderr, text)
+			} else if err := p.confirmBy(text, "id of the cluster", lost.Cluster); err != nil {
+				return err
 			}
 			if err := lost.Rebuild(slog.New(slog.DiscardHandler)); err != nil {
 				return err
@@ -56,14 +57,7 @@ func renderLoss(l *control.QuorumLoss) string {
 	rows := []string{"RESOURCE\tGENERATION\tPRIMARY\tIN SYNC\tHERE"}
 	for i := range l.Resources {
 		r := &l.Resources[i]
-		here := "no replica"
-		switch {
-		case r.IsInSync:
-			here = "in sync, as far as known"
-		case r.Holds:
-			here = "NOT in sync: it lacks acknowledged writes"
-		}
-		rows = append(rows, fmt.Sprintf("%s\t%d\t%s\t%s\t%s", r.Name, r.Generation, orDash(r.Primary), strings.Join(r.InSync, ", "), here))
+		rows = append(rows, fmt.Sprintf("%s\t%d\t%s\t%s\t%s", r.Name, r.Generation, orDash(r.Primary), strings.Join(r.InSync, ", "), standingHere(r)))
 	}
 	if len(l.Resources) > 0 {
 		b.WriteString(table("  ", rows))
@@ -71,4 +65,19 @@ func renderLoss(l *control.QuorumLoss) string {
 	b.WriteString("If those who are given up still run, or ever start again without this node, they go on by themselves, and so do their clients:\n")
 	b.WriteString("make sure that they do not.\n")
 	return b.String()
+}
+
+// standingHere says what the replica of the survivor is worth.
+func standingHere(r *control.LossOfResource) string {
+	switch {
+	case !r.Holds:
+		return "no replica"
+	case r.Problem != "":
+		return "NOT usable: " + oneLine(r.Problem)
+	case !r.IsInSync:
+		return "NOT in sync: it lacks acknowledged writes"
+	case r.Promised > 0:
+		return fmt.Sprintf("in sync then; it was told of generation %d, which is LOST: perhaps it left the set", r.Promised)
+	}
+	return "in sync, as far as known"
 }

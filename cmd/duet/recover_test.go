@@ -12,6 +12,8 @@ func TestLossIsShown(t *testing.T) {
 	golden(t, "loss", renderLoss(&control.QuorumLoss{Cluster: "c1", Node: "n2", GivenUp: []string{"n1", "n3"}, Index: 28, Term: 4,
 		Resources: []control.LossOfResource{
 			{Name: "db", Generation: 7, Primary: "n1", InSync: []string{"n1", "n2"}, Holds: true, IsInSync: true},
+			{Name: "log", Generation: 9, Primary: "n1", InSync: []string{"n1", "n2"}, Holds: true, IsInSync: true, Promised: 11},
+			{Name: "old", Generation: 9, InSync: []string{"n2"}, Holds: true, IsInSync: true, Problem: "no such file"},
 			{Name: "vm", Generation: 12, InSync: []string{"n1"}, Holds: true},
 			{Name: "www", Generation: 3, Primary: "n3", InSync: []string{"n3"}},
 		}}))

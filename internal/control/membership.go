@@ -161,4 +161,7 @@ type LossOfResource struct {
 	InSync     []string `json:"in-sync"`
 	Holds      bool     `json:"holds"` // the node has a replica
 	IsInSync   bool     `json:"is-in-sync"`
+	// Promised is the generation that the replica has promised, if that is one which the record here lacks.
+	Promised uint64 `json:"promised,omitempty"`
+	Problem  string `json:"problem,omitempty"` // why the replica can't be used
 }

@@ -58,14 +58,33 @@ func (l *LostQuorum) survey() error {
 		return control.Errorf(control.CodeRefused, "%s is the only voter already: there is nobody to give up", l.config.Name).WithHint("duet run")
 	}
 	l.QuorumLoss = control.QuorumLoss{Cluster: l.config.Cluster, Node: l.config.Name, Index: found.Index, Term: found.Term,
-		GivenUp: found.Others(l.config.Name)}
-	for _, name := range sortedNames(found.State.Resources) {
-		r := found.State.Resources[name]
-		_, holds := r.Replica(l.config.Name)
-		l.Resources = append(l.Resources, control.LossOfResource{Name: name, Generation: r.Generation, Primary: r.Primary, InSync: r.InSync,
-			Holds: holds, IsInSync: slices.Contains(r.InSync, l.config.Name)})
-	}
+		GivenUp: found.Others(l.config.Name), Resources: resourcesOf(l.dir, l.config, found.State)}
 	return nil
+}
+
+// resourcesOf is what the record and the metadata of the replicas here say. A replica that has promised a newer generation than the
+// record's proves that the record lacks something: the Primary had told it.
+func resourcesOf(dir config.Dir, cfg *config.Node, state *quorum.State) []control.LossOfResource {
+	var all []control.LossOfResource
+	for _, name := range sortedNames(state.Resources) {
+		r := state.Resources[name]
+		loss := control.LossOfResource{Name: name, Generation: r.Generation, Primary: r.Primary, InSync: r.InSync,
+			IsInSync: slices.Contains(r.InSync, cfg.Name)}
+		var replica quorum.Replica
+		if replica, loss.Holds = r.Replica(cfg.Name); loss.Holds {
+			found, err := (&inspection{dir: dir, node: cfg, record: r, replica: replica}).run()
+			switch {
+			case err != nil:
+				loss.Problem = err.Error()
+			case found.Superblock == nil:
+				loss.Problem = "its metadata can't be used: duet md check " + name
+			case found.Superblock.Promised > r.Generation:
+				loss.Promised = found.Superblock.Promised
+			}
+		}
+		all = append(all, loss)
+	}
+	return all
 }
 
 // Rebuild makes this node the only voter.
