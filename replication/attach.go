@@ -86,7 +86,7 @@ func (r *Resource) openReplica(conf *Configuration, by openedBy) (*openedReplica
 		return nil, err
 	}
 	o := &openedReplica{super: super, meta: meta}
-	suspect := r.tagDiffers(&sb, disk) || r.older(conf, &sb)
+	suspect := r.tagDiffers(&sb, disk) || r.older(conf, &sb) || r.anew(conf, &sb)
 	cfg := bitmap.Config{DeviceBytes: sb.SizeBytes, ALExtents: sb.ALExtents,
 		OnFull: func() { r.volume.activityLogFull() }}
 	if sb.Failed {
@@ -167,6 +167,20 @@ func distrust(store *bitmap.Store, others bitmap.SlotMask) error {
 	}
 	return store.Persist(others)
 }
+
+// anew reports whether a member's disk was made anew since: it has never promised anything, but a Primary before the present one may
+// have had writes acknowledged by it. The first Primary serves only once every member has promised its generation.
+func (r *Resource) anew(conf *Configuration, sb *Superblock) bool {
+	first := conf.Generation <= 1 || conf.Primary != "" && conf.PrimarySince <= firstPromotion
+	if !sb.JustCreated || sb.Promised != 0 || !conf.inSync(r.cfg.Node) || first {
+		return false
+	}
+	r.log.Warn("the disk has been made anew since it was in sync", "generation", conf.Generation)
+	return true
+}
+
+// firstPromotion is the generation in which a resource that was just created gets its first Primary.
+const firstPromotion = 2
 
 // older reports whether disk and metadata are of before this replica was last admitted: both were restored, from a backup
 // or a snapshot. What changed in between is not in them, and the bitmaps of others may not have it any more.

@@ -252,11 +252,26 @@ func TestRecreatedReplica(t *testing.T) {
 		c.converged("a")
 		c.crash("c")
 		c.handOver("a", primary)
+		c.wait("c is out", func() bool { conf := c.committed(); return !conf.inSync("c") }) // else nobody puts another disk in its place
 		c.recreate("c")
 		c.start("c")
 		c.converged(primary)
 		c.handOver(primary, "a")
 	}
+}
+
+// A replica is put back as it was when it was created, under a Primary that is not the first: it is not taken for what left.
+func TestFirstDayIsRestored(t *testing.T) {
+	c := newTestCluster(t, "a", "b", "c")
+	c.promote("a")
+	c.writeSome("a", 5)
+	c.converged("a")
+	c.demote("a")
+	c.crash("c")
+	c.recreate("c")
+	c.start("c")
+	c.again("b")
+	c.converged("b")
 }
 
 // DRBD's resync and resync-to-older: three replicas of three generations return in any order, and get what they lack.
