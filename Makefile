@@ -9,10 +9,13 @@ REPEAT ?= 20
 # How often the Primary changes in `make failovers`.
 FAILOVERS ?= 500
 
+# How much `make model` checks: short, ci or full.
+MODEL ?= ci
+
 # How long `make soak` plays simulated histories.
 HOURS ?= 8
 
-.PHONY: build test lint fuzz bench demo torture failovers soak ci
+.PHONY: build test lint fuzz bench demo torture failovers soak model ci
 
 build:
 	go build -o bin/duet ./cmd/duet
@@ -40,6 +43,9 @@ failovers:
 
 soak:
 	scripts/soak -t $(HOURS)
+
+model:
+	quorum/model/check $(MODEL)
 
 ci:
 	.ci/run

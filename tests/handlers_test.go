@@ -145,3 +145,24 @@ func TestHandlerOfALostQuorum(t *testing.T) {
 		t.Errorf("said was %v", got)
 	}
 }
+
+// TestHandlerRefusesAnAutomaticPromotion lets the node whose turn it is have a reason against it: then the next one takes the dead
+// Primary's place.
+func TestHandlerRefusesAnAutomaticPromotion(t *testing.T) {
+	s := start(t, dataNodes(3), func(c *cluster.Config) { c.Witness = false })
+	a, b, c := s.Node("a"), s.Node("b"), s.Node("c")
+	s.create("r0", "8MiB", "--promotion", "auto")
+	s.handler(b, "before-promote", `echo refused >> said; exit 1`)
+	s.handler(c, "after-promote", `echo "$DUET_EVENT" >> said`)
+	s.kill(a)
+	s.says(c, "after-promote")
+	s.until(c, "r0", "c to be Primary", func(r *cluster.Resource) error {
+		if r.Role != "Primary" {
+			return errors.New(r.Role)
+		}
+		return nil
+	})
+	if said := s.said(b); len(said) == 0 {
+		t.Error("b, whose turn it was, was not asked")
+	}
+}

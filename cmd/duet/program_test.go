@@ -46,6 +46,7 @@ func TestUsageErrors(t *testing.T) {
 		{"resource list x", "too many"},
 		{"node list x", "too many"},
 		{"quorum status x", "too many"},
+		{"quorum transfer n2", "too many"},
 		{"version x", "too many"},
 		{"run x", "too many"},
 		{"run --log-level loud", "--log-level loud"},
@@ -91,7 +92,7 @@ func TestNoDaemon(t *testing.T) {
 	for _, line := range []string{
 		"status", "status r0 --json", "primary r0", "secondary r0", "switch r0", "role r0", "role r0 --facts", "connect r0", "disconnect r0 n2", "token", "node list",
 		"resource list", "resource show r0", "resource delete r0", "resource create r0 --size 1GiB --on a=/x",
-		"resync status r0", "resync pause r0", "resync resume r0", "resync set r0 --max-rate off", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "version --daemon",
+		"resync status r0", "resync pause r0", "resync resume r0", "resync set r0 --max-rate off", "verify r0", "verify r0 --cancel", "events", "events --follow", "quorum status", "quorum transfer", "version --daemon",
 	} {
 		got := duet(t.Context(), "/nonexistent", strings.Fields(line)...)
 		want := "duet: the daemon is not running in /nonexistent\nduet: start it with `duet --dir /nonexistent run`\n"
@@ -158,7 +159,8 @@ func TestOutput(t *testing.T) {
 		{"events", "start  up", `"kind":"start"`},
 		{"token", "duet1-abc\n", `"token": "duet1-abc"`},
 		{"node list", "here", `"self": true`},
-		{"quorum status", "leader w1", `"leader": "w1"`},
+		{"quorum status", "one more can be lost", `"leader": "w1"`},
+		{"quorum transfer --to n2", "n2 leads, in place of w1\n", `"to": "n2"`},
 		{"version", "duet ", `"go": `},
 		{"version --daemon", "duet v1.2.3 (0123456789ab), peer protocol 1, go1\n", `"version": "v1.2.3"`},
 	}

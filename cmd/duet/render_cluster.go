@@ -39,22 +39,6 @@ func nodeState(n *control.NodeInfo) string {
 	return state
 }
 
-// renderQuorum shows who decides.
-func renderQuorum(q *control.QuorumStatus) string {
-	rows := []string{"VOTER\tADDRESS\tSTATE"}
-	for _, v := range q.Voters {
-		state := "not reachable"
-		if v.Reachable {
-			state = "reachable"
-		}
-		if v.Name == q.Leader {
-			state += ", leader"
-		}
-		rows = append(rows, v.Name+"\t"+v.Address+"\t"+state)
-	}
-	return quorumLine(q) + "\n" + table("", rows)
-}
-
 // renderRecords lists the resources of the cluster.
 func renderRecords(records []control.ResourceRecord) string {
 	if len(records) == 0 {

@@ -177,7 +177,12 @@ func TestRenderCluster(t *testing.T) {
 		{Name: "n3", Kind: control.KindData, Address: "10.0.0.3:7600", NBDAddress: "127.0.0.1:10809"},
 		{Name: "w1", Kind: control.KindWitness, Address: "10.0.0.9:7600", Pending: true},
 	}))
-	golden(t, "quorum", renderQuorum(&control.QuorumStatus{HasQuorum: true, Leader: "n1", Term: 9, Voters: []control.VoterStatus{
-		{Name: "n1", Address: "10.0.0.1:7600", Reachable: true}, {Name: "w1", Address: "10.0.0.9:7600"}}}))
+	golden(t, "quorum", renderQuorum(&control.QuorumReport{HasQuorum: true, Leader: "n1", Term: 9, Majority: 2, Voters: []control.VoterReport{
+		{Name: "n1", Kind: control.KindData, Address: "10.0.0.1:7600", Votes: true, Reachable: true, State: "leader", LagEntries: new(uint64(0))},
+		{Name: "n2", Kind: control.KindData, Address: "10.0.0.2:7600", Votes: true, Reachable: true, State: "follower", LagEntries: new(uint64(3)), LeaderHeardMS: new(int64(12))},
+		{Name: "w1", Kind: control.KindWitness, Address: "10.0.0.9:7600", Votes: true, Problem: "can't connect: connection refused"}}}))
+	golden(t, "quorum_lost", renderQuorum(&control.QuorumReport{Term: 9, Majority: 2, Voters: []control.VoterReport{
+		{Name: "n1", Kind: control.KindData, Address: "10.0.0.1:7600", Votes: true, Reachable: true, State: "candidate"},
+		{Name: "w1", Kind: control.KindWitness, Address: "10.0.0.9:7600", Problem: "can't connect: connection refused"}}}))
 	golden(t, "role", renderRoleChange("r0", &control.RoleChange{Role: control.RolePrimary, Generation: 4, Message: "n2 is resynced"}))
 }

@@ -120,6 +120,18 @@ func (f *fakeNode) TakeOver(_ context.Context, r *TakeOverRequest) (*TakeOver, e
 	return &TakeOver{Incarnation: 7}, f.ask("TakeOver", *r)
 }
 
+func (f *fakeNode) QuorumReport(context.Context) (*QuorumReport, error) {
+	return &QuorumReport{Leader: "a", Majority: 2}, f.ask("QuorumReport")
+}
+
+func (f *fakeNode) VoterSelf(context.Context) (*VoterSelf, error) {
+	return &VoterSelf{State: "follower", LastIndex: 9}, f.ask("VoterSelf")
+}
+
+func (f *fakeNode) Transfer(_ context.Context, r *TransferRequest) (*Transfer, error) {
+	return &Transfer{From: "a", To: r.To}, f.ask("Transfer", *r)
+}
+
 func (f *fakeNode) Connect(_ context.Context, resource string, r *PeerRequest) error {
 	return f.ask("Connect", resource, *r)
 }

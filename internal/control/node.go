@@ -62,6 +62,11 @@ type Node interface {
 	Token(ctx context.Context, r *TokenRequest) (*Token, error)
 	NodeList(ctx context.Context) ([]NodeInfo, error)
 
+	// QuorumReport asks every voter, VoterSelf is what each of them says; Transfer makes another voter the leader.
+	QuorumReport(ctx context.Context) (*QuorumReport, error)
+	VoterSelf(ctx context.Context) (*VoterSelf, error)
+	Transfer(ctx context.Context, r *TransferRequest) (*Transfer, error)
+
 	// Join admits a new member. token is the id of the token the connection was made with.
 	Join(ctx context.Context, token string, r *JoinRequest) (*JoinReply, error)
 	// PrepareReplica and DropReplica are asked by another node, or by this one of itself (from is then empty).

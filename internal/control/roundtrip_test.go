@@ -100,6 +100,13 @@ var calls = []struct {
 	}, []any{"SplitResolve", "r0", SplitResolveRequest{Keep: "a", Undo: "/u", DryRun: true}}, &SplitResolution{Resource: "r0", Keep: "a"}},
 	{"secondary", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.Secondary(ctx, "r0") },
 		[]any{"Secondary", "r0"}, &RoleChange{Role: RoleSecondary, Generation: 8}},
+	{"quorum", fromLocal, func(ctx context.Context, c *Client) (any, error) { return c.QuorumReport(ctx) },
+		[]any{"QuorumReport"}, &QuorumReport{Leader: "a", Majority: 2}},
+	{"voter", fromMembers, func(ctx context.Context, c *Client) (any, error) { return c.VoterSelf(ctx) },
+		[]any{"VoterSelf"}, &VoterSelf{State: "follower", LastIndex: 9}},
+	{"transfer", fromLocal, func(ctx context.Context, c *Client) (any, error) {
+		return c.Transfer(ctx, &TransferRequest{To: "b"})
+	}, []any{"Transfer", TransferRequest{To: "b"}}, &Transfer{From: "a", To: "b"}},
 	{"switch", fromMembers, func(ctx context.Context, c *Client) (any, error) {
 		return c.Switch(ctx, "r0", &SwitchRequest{To: "b", Relayed: true})
 	}, []any{"Switch", "r0", SwitchRequest{To: "b", Relayed: true}}, &SwitchResult{Resource: "r0", To: "b", Generation: 8, TotalMS: 1.5}},

@@ -33,6 +33,7 @@ func (s *Server) routes(metrics http.Handler) http.Handler {
 	s.splitRoutes(route)
 	s.memberRoutes(route)
 	s.switchRoutes(route)
+	s.quorumRoutes(route)
 	route(OriginJoin, "POST /v1/join", post(func(r *http.Request, in *JoinRequest) (*JoinReply, error) {
 		return n.Join(r.Context(), originOf(r.Context()).Name, in)
 	}))

@@ -162,7 +162,9 @@ func (c *creation) warnings(state *quorum.State) []string {
 		all = append(all, "there is only one replica: nothing survives the loss of its disk")
 	}
 	if len(state.Nodes) < 3 && len(c.replicas) > 1 {
-		all = append(all, "the cluster has two nodes: when one is lost, I/O waits until it is back; a witness (`duet join --witness`) prevents that")
+		all = append(all, fmt.Sprintf("there is no witness: the cluster needs both of %s to decide anything. When one is lost, writes on the other freeze "+
+			"until it is back or the operator gives it up for good (`duet quorum recover`), and nobody takes over by itself. A witness on a third "+
+			"machine prevents that: `duet token` here, `duet join --witness` there", strings.Join(sortedNames(state.Nodes), " and ")))
 	}
 	if !c.fresh && !c.request.AssumeClean && len(c.replicas) > 1 {
 		all = append(all, fmt.Sprintf("a disk existed before: everything is copied from %s now", c.preferred))

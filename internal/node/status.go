@@ -63,7 +63,7 @@ func (n *Node) Status(ctx context.Context) (*control.Status, error) {
 func (n *Node) quorumStatus(ctx context.Context) control.QuorumStatus {
 	status := n.quorum.Status()
 	q := control.QuorumStatus{Leader: status.Leader, Term: status.Term}
-	q.HasQuorum = status.Leader == status.Node || status.Leader != "" && status.LastContact >= 0 && status.LastContact < contactLimit
+	q.HasQuorum = n.hasQuorum(&status)
 	view := n.leaderView(ctx, &status)
 	for _, v := range status.Voters {
 		reachable := v.Reach == quorum.ReachYes
@@ -73,6 +73,11 @@ func (n *Node) quorumStatus(ctx context.Context) control.QuorumStatus {
 		q.Voters = append(q.Voters, control.VoterStatus{Name: v.Node, Address: v.Address, Reachable: reachable})
 	}
 	return q
+}
+
+// hasQuorum tells whether this node is in contact with a majority: it leads, or hears the leader.
+func (n *Node) hasQuorum(status *quorum.Status) bool {
+	return status.Leader == n.config.Name || status.Leader != "" && status.LastContact >= 0 && status.LastContact < contactLimit
 }
 
 const (

@@ -8,9 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"duet/tests/cluster"
@@ -115,122 +113,46 @@ func TestHeartbeatScriptRefusesAuto(t *testing.T) {
 // heartbeatProgram is Heartbeat itself, from Debian's package.
 const heartbeatProgram = "/usr/libexec/heartbeat/heartbeat"
 
-// heartbeats is two machines for Heartbeat alone: namespaces with their own network, name, processes and /etc. The
-// daemons of duet are elsewhere, and reached by the sockets in their directories. Heartbeat reboots a machine on which a stop fails; in a
-// namespace of processes that ends the namespace.
-type heartbeats struct {
-	s         *scenario
-	processes map[string]*cluster.Process
-}
+// heartbeats is two machines with Heartbeat.
+type heartbeats struct{ *machines }
 
 func (s *scenario) heartbeats(group string) *heartbeats {
 	s.t.Helper()
-	needs(s.t, "ip", "unshare", "nsenter")
 	if _, err := os.Stat(heartbeatProgram); err != nil {
 		missing(s.t, "heartbeat is not installed (.ci/packages names it)")
 	}
-	if os.Getuid() != 0 {
-		missing(s.t, "network namespaces need root")
-	}
-	h := &heartbeats{s: s, processes: make(map[string]*cluster.Process)}
-	for i, n := range s.DataNodes() {
-		h.network(n, i+1)
+	h := &heartbeats{s.machines("hb")}
+	for _, n := range s.DataNodes() {
 		h.configure(n, group)
-	}
-	run(s.t, "ip", "link", "add", "hb0", "netns", h.namespace(s.Node("a")), "type", "veth", "peer", "name", "hb0", "netns", h.namespace(s.Node("b")))
-	for i, n := range s.DataNodes() {
-		run(s.t, "ip", "-n", h.namespace(n), "addr", "add", fmt.Sprintf("10.99.0.%d/24", i+1), "dev", "hb0")
-		run(s.t, "ip", "-n", h.namespace(n), "link", "set", "hb0", "up")
 	}
 	return h
 }
 
-func (h *heartbeats) namespace(n *cluster.Node) string {
-	return fmt.Sprintf("duet-hb-%d-%s", os.Getpid(), n.Name)
-}
-
-func (h *heartbeats) network(n *cluster.Node, number int) {
-	name := h.namespace(n)
-	run(h.s.t, "ip", "netns", "add", name)
-	h.s.t.Cleanup(func() {
-		if output, err := exec.Command("ip", "netns", "del", name).CombinedOutput(); err != nil {
-			h.s.t.Errorf("ip netns del: %v\n%s", err, output)
-		}
-	})
-	run(h.s.t, "ip", "-n", name, "link", "set", "lo", "up")
-}
-
-// root is where the node's /etc and log are.
-func (h *heartbeats) root(n *cluster.Node) string { return filepath.Join(h.s.dir, "hb-"+n.Name) }
-
-// configure makes an /etc for the node, with Heartbeat's configuration and the resource script.
+// configure gives the node Heartbeat's configuration and the resource script.
 func (h *heartbeats) configure(n *cluster.Node, group string) {
 	t, root := h.s.t, h.root(n)
 	t.Helper()
-	run(t, "mkdir", "-p", filepath.Join(root, "etc"), filepath.Join(root, "lib"))
-	run(t, "cp", "-a", "/etc/.", filepath.Join(root, "etc"))
-	run(t, "cp", "-a", "/var/lib/heartbeat/.", filepath.Join(root, "lib"))
+	run(t, "cp", "-a", "/var/lib/heartbeat", filepath.Join(root, "lib"))
 	run(t, "cp", "../../scripts/heartbeat/duet", filepath.Join(root, "etc/ha.d/resource.d/duet"))
 	for name, text := range map[string]string{
 		"ha.d/ha.cf": "logfile " + h.logPath(n) + "\ndebugfile " + h.logPath(n) + ".debug\nrealtime off\nkeepalive 200ms\nwarntime 2\ndeadtime 4\ninitdead 8\n" +
-			"udpport 694\nucast hb0 10.99.0.1\nucast hb0 10.99.0.2\nauto_failback off\nnode a b\ncrm no\n",
+			"udpport 694\nucast link0 10.99.0.1\nucast link0 10.99.0.2\nauto_failback off\nnode a b\ncrm no\n",
 		"ha.d/authkeys":    "auth 1\n1 sha1 test\n",
 		"ha.d/haresources": group + "\n",
 		"default/duet":     "DUET_BINARY=" + duetPath(t) + "\nDUET_DIR=" + n.Dir + "\nDUET_START_SECONDS=5\n",
 	} {
-		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		h.write(n, name, text)
 	}
 }
-
-func (h *heartbeats) logPath(n *cluster.Node) string { return filepath.Join(h.root(n), "ha.log") }
 
 // begin starts Heartbeat on a node. It puts itself into the background; what stays in front holds the namespaces.
 func (h *heartbeats) begin(n *cluster.Node) {
 	h.s.t.Helper()
-	inside := `set -e
-hostname "$1"
-mount --bind "$2/etc" /etc
-mount --bind "$2/lib" /var/lib/heartbeat
-mount -t tmpfs none /run
+	h.boot(n, `mount --bind "$2/lib" /var/lib/heartbeat
 mkdir -p /run/heartbeat/ccm /run/heartbeat/dopd /run/heartbeat/rsctmp /run/resource-agents /run/lock/subsys
 chown -R hacluster:haclient /run/heartbeat
-` + heartbeatProgram + `
-exec sleep infinity`
-	process, err := cluster.StartProcess("heartbeat-"+n.Name, filepath.Join(h.root(n), "out.log"), "ip", "netns", "exec", h.namespace(n),
-		"unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", inside, "sh", n.Name, h.root(n))
-	if err != nil {
-		h.s.t.Fatal(err)
-	}
-	h.processes[n.Name] = process
-	h.s.t.Cleanup(func() {
-		if err := process.Kill(); err != nil {
-			h.s.t.Error(err)
-		}
-		if h.s.t.Failed() {
-			h.s.t.Logf("--- Heartbeat on %s\n%s\n%s", n.Name, process.Tail(10), h.log(n))
-		}
-	})
-}
-
-// enter runs a command on a node's machine.
-func (h *heartbeats) enter(n *cluster.Node, argv ...string) {
-	h.s.t.Helper()
-	pid := strconv.Itoa(h.processes[n.Name].PID())
-	children, err := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
-	if err != nil {
-		h.s.t.Fatal(err)
-	}
-	run(h.s.t, append([]string{"nsenter", "-a", "-t", strings.TrimSpace(string(children))}, argv...)...)
-}
-
-func (h *heartbeats) log(n *cluster.Node) string {
-	text, err := os.ReadFile(h.logPath(n))
-	if err != nil {
-		return err.Error()
-	}
-	return string(text)
+`+heartbeatProgram+`
+exec sleep infinity`)
 }
 
 // waitRole waits until a node has the role.
@@ -259,9 +181,7 @@ func TestHeartbeat(t *testing.T) {
 	write(a)
 
 	s.kill(a)
-	if err := h.processes["a"].Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	h.crash(a)
 	s.waitRole(b, "Primary")
 	r.verify(b)
 	write(b)
@@ -270,12 +190,12 @@ func TestHeartbeat(t *testing.T) {
 	h.begin(a)
 	s.inSync()
 	s.waitLog(h, a, "Initial resource acquisition complete (T_RESOURCES(them))", 1)
-	h.enter(b, "/usr/share/heartbeat/hb_standby", "all")
+	h.mustEnter(b, "/usr/share/heartbeat/hb_standby", "all")
 	s.waitRole(a, "Primary")
 	s.waitRole(b, "Secondary")
 	r.verify(a)
 
-	run(t, "ip", "-n", h.namespace(b), "link", "set", "hb0", "down")
+	run(t, "ip", "-n", h.namespace(b), "link", "set", "link0", "down")
 	s.waitLog(h, b, "ERROR: Return code 1 from /etc/ha.d//resource.d/duet", 1)
 	r.write(a, 300)
 	s.waitRole(b, "Secondary")
