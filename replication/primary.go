@@ -452,8 +452,12 @@ func (r *Resource) promoteBy(ctx context.Context, propose func() (p Proposal, se
 			continue
 		}
 		if p.Kind != "" && wait <= 0 {
+			r.log.Info("promotion is proposed", "resource", p.Resource, "generation", p.Generation)
 			if granted, err = r.askFor(ctx, p); err != nil {
 				return err
+			}
+			if granted > 0 {
+				r.log.Info("promotion is committed", "resource", p.Resource, "generation", granted)
 			}
 		}
 		if err := r.pauseFor(ctx, max(wait, r.cfg.Timing.RetryMin)); err != nil {

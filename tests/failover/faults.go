@@ -46,6 +46,24 @@ func faults() []fault {
 	}
 }
 
+// kill ends a daemon as a crash does.
+func (p *game) kill(node string) error {
+	p.ended[node] = true
+	return p.Node(node).Kill()
+}
+
+// stop ends a daemon in good order.
+func (p *game) stop(ctx context.Context, node string) error {
+	p.ended[node] = true
+	return p.Node(node).Stop(ctx)
+}
+
+// startAgain starts a daemon that the game has ended.
+func (p *game) startAgain(node string) error {
+	delete(p.ended, node)
+	return p.run(node)
+}
+
 // linger lets time pass in a fault.
 func (p *game) linger(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
@@ -106,7 +124,7 @@ func killPrimary(ctx context.Context, p *game) error {
 		return err
 	}
 	found := p.history.watch(primary)
-	if err := p.Node(primary).Kill(); err != nil {
+	if err := p.kill(primary); err != nil {
 		return err
 	}
 	if err := elsewhere(ctx, found); err != nil {
@@ -120,13 +138,13 @@ func restartPrimary(ctx context.Context, p *game) error {
 	if err != nil {
 		return err
 	}
-	if err := p.Node(primary).Kill(); err != nil {
+	if err := p.kill(primary); err != nil {
 		return err
 	}
 	if err := p.linger(ctx, p.between(time.Millisecond, 500*time.Millisecond)); err != nil {
 		return err
 	}
-	return p.run(primary)
+	return p.startAgain(primary)
 }
 
 func killSecondary(ctx context.Context, p *game) error {
@@ -147,7 +165,7 @@ func killWitness(ctx context.Context, p *game) error {
 
 // killFor kills a daemon, and starts it again when writes have gone on without it for a while.
 func (p *game) killFor(ctx context.Context, node string) error {
-	if err := p.Node(node).Kill(); err != nil {
+	if err := p.kill(node); err != nil {
 		return err
 	}
 	if err := p.linger(ctx, p.between(time.Millisecond, 2*time.Second)); err != nil {
@@ -156,7 +174,7 @@ func (p *game) killFor(ctx context.Context, node string) error {
 	if err := p.servesSoon(ctx); err != nil {
 		return err
 	}
-	return p.run(node)
+	return p.startAgain(node)
 }
 
 // servesSoon requires that writes go on while a fault lasts.
@@ -425,7 +443,7 @@ func (p *game) shuffled() []string {
 func killAll(ctx context.Context, p *game) error {
 	order := p.shuffled()
 	for _, node := range order {
-		if err := p.Node(node).Kill(); err != nil {
+		if err := p.kill(node); err != nil {
 			return err
 		}
 	}
@@ -436,7 +454,7 @@ func stopAll(ctx context.Context, p *game) error {
 	order := p.shuffled()
 	for _, node := range order {
 		stop, cancel := context.WithTimeout(ctx, settleTimeout)
-		err := p.Node(node).Stop(stop)
+		err := p.stop(stop, node)
 		cancel()
 		if err != nil {
 			return fmt.Errorf("stop in the order %v: %w", order, err)
@@ -450,7 +468,7 @@ func (p *game) startAll(ctx context.Context, ended []string) error {
 	order := p.shuffled()
 	p.log("  ended in the order %s, started in the order %s", strings.Join(ended, " "), strings.Join(order, " "))
 	for _, node := range order {
-		if err := p.run(node); err != nil {
+		if err := p.startAgain(node); err != nil {
 			return err
 		}
 		if err := p.linger(ctx, p.between(time.Millisecond, 2*time.Second)); err != nil {
@@ -466,9 +484,9 @@ func restartEach(ctx context.Context, p *game) error {
 		stop, cancel := context.WithTimeout(ctx, settleTimeout)
 		var err error
 		if p.random.IntN(2) == 0 {
-			err = p.Node(node).Stop(stop)
+			err = p.stop(stop, node)
 		} else {
-			err = p.Node(node).Kill()
+			err = p.kill(node)
 		}
 		cancel()
 		if err != nil {
@@ -477,7 +495,7 @@ func restartEach(ctx context.Context, p *game) error {
 		if err := p.linger(ctx, p.between(time.Millisecond, time.Second)); err != nil {
 			return err
 		}
-		if err := p.run(node); err != nil {
+		if err := p.startAgain(node); err != nil {
 			return err
 		}
 		if err := p.settle(ctx); err != nil {
@@ -507,13 +525,13 @@ func clockOfSecondary(ctx context.Context, p *game) error {
 func (p *game) setClock(ctx context.Context, node string) error {
 	offset := strconv.FormatInt(p.random.Int64N(1_000_000_000), 10)
 	p.Node(node).Before = []string{"unshare", "-T", "--monotonic", offset, "--boottime", offset}
-	if err := p.Node(node).Kill(); err != nil {
+	if err := p.kill(node); err != nil {
 		return err
 	}
 	if err := p.linger(ctx, p.between(time.Millisecond, time.Second)); err != nil {
 		return err
 	}
-	return p.run(node)
+	return p.startAgain(node)
 }
 
 // killBoth kills the Primary, and another node before all is well again.
@@ -526,13 +544,13 @@ func killBoth(ctx context.Context, p *game) error {
 	if witness != "" && p.random.IntN(2) == 0 {
 		second = witness
 	}
-	if err := p.Node(primary).Kill(); err != nil {
+	if err := p.kill(primary); err != nil {
 		return err
 	}
 	if err := p.linger(ctx, p.between(time.Millisecond, 2*time.Second)); err != nil {
 		return err
 	}
-	if err := p.Node(second).Kill(); err != nil {
+	if err := p.kill(second); err != nil {
 		return err
 	}
 	return p.linger(ctx, p.between(time.Millisecond, 2*time.Second))

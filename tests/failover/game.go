@@ -22,8 +22,9 @@ type game struct {
 	log     func(format string, arguments ...any)
 	moves   int // of the Primary
 	// hold tells the operator that nobody else is to be Primary.
-	hold atomic.Bool
-	ends []func()
+	hold  atomic.Bool
+	ended map[string]bool // daemons that the game has ended, and not started again
+	ends  []func()
 }
 
 // open starts a cluster and the load.
@@ -32,7 +33,7 @@ func open(ctx context.Context, c Config, seed uint64, log func(string, ...any)) 
 	if err != nil {
 		return nil, err
 	}
-	p := &game{group: g, history: newHistory(usedBlocks), random: rand.New(rand.NewPCG(seed, 0)), log: log}
+	p := &game{group: g, history: newHistory(usedBlocks), random: rand.New(rand.NewPCG(seed, 0)), log: log, ended: map[string]bool{}}
 	p.load = begin(ctx, p.history, g)
 	if c.Manual {
 		ctx, cancel := context.WithCancel(ctx)
@@ -137,11 +138,14 @@ func (p *game) settle(ctx context.Context) error {
 	failures := []error{p.network.Heal(ctx)}
 	for _, n := range p.Nodes {
 		n.Before = nil
-		if !n.Running() {
-			failures = append(failures, p.run(n.Name))
-			continue
+		switch {
+		case n.Running():
+			failures = append(failures, n.Thaw())
+		case p.ended[n.Name]:
+			failures = append(failures, p.startAgain(n.Name))
+		default:
+			failures = append(failures, fmt.Errorf("%s has ended by itself: %s", n.Name, n.Process().Tail(3)))
 		}
-		failures = append(failures, n.Thaw())
 	}
 	if err := errors.Join(failures...); err != nil {
 		return err
@@ -157,6 +161,11 @@ func (p *game) serves(ctx context.Context, more int) error {
 	writes, _ := p.history.counts()
 	return cluster.WaitFor(ctx, fmt.Sprintf("%d writes", more), func() error {
 		now, _ := p.history.counts()
+		for _, n := range p.Nodes {
+			if !n.Running() && !p.ended[n.Name] {
+				return fmt.Errorf("%s has ended by itself: %s", n.Name, n.Process().Tail(3))
+			}
+		}
 		if now-writes < more {
 			return fmt.Errorf("%d are answered", now-writes)
 		}

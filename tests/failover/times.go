@@ -54,7 +54,7 @@ type measurement struct {
 // takeovers are measured from the fault to the first answered write on the new Primary.
 func takeovers(how string) []measurement {
 	return []measurement{{"Primary killed, " + how, goalKilled(how), func(ctx context.Context, p *game) (sample, error) {
-		return p.timeTakeover(ctx, func(primary string) error { return p.Node(primary).Kill() })
+		return p.timeTakeover(ctx, func(primary string) error { return p.kill(primary) })
 	}}}
 }
 
@@ -80,7 +80,7 @@ func otherTimes() []measurement {
 			})
 		}},
 		{"Secondary killed, write pause", "p99 300 ms", func(ctx context.Context, p *game) (sample, error) {
-			return p.timeLoss(ctx, func(secondary string) error { return p.Node(secondary).Kill() })
+			return p.timeLoss(ctx, func(secondary string) error { return p.kill(secondary) })
 		}},
 		{"host of a Secondary silent, write pause", "p99 300 ms", func(ctx context.Context, p *game) (sample, error) {
 			return p.timeLoss(ctx, func(secondary string) error {
