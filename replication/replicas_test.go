@@ -2,6 +2,8 @@ package replication
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -157,5 +159,119 @@ func TestNewReplicaKnowsWhatOthersLack(t *testing.T) {
 	c.wait("b in sync with c", func() bool { return c.nodes["b"].resource.Status().DiskState == "UpToDate" })
 	if different := differingBlocks(c.nodes["b"].disk.p, c.nodes["c"].disk.p); different != "blocks" {
 		t.Errorf("b and c differ in %s", different)
+	}
+}
+
+// Whatever the order in which replicas come, go, die and take over: in the end all that there are get equal.
+func TestReplicasComeAndGoInAnyOrder(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			c := newTestCluster(t, "a", "b")
+			c.promote("a")
+			dice := rand.New(rand.NewPCG(seed, 1))
+			for range 40 {
+				c.stepOfMembers(dice)
+			}
+			for name, n := range c.nodes {
+				if _, member := c.slotOf(name); member && n.resource == nil {
+					c.start(name)
+				}
+			}
+			c.primaryAgain()
+			c.writeSome(c.committed().Primary, 3)
+			c.wait("all in sync", func() bool {
+				conf := c.committed()
+				return len(conf.InSync) == len(conf.Replicas)
+			})
+			first := c.nodes[c.committed().Primary]
+			for _, replica := range c.committed().Replicas {
+				if different := differingBlocks(first.disk.p, c.nodes[replica.Node].disk.p); different != "blocks" {
+					t.Errorf("%s and %s differ in %s", first.name, replica.Node, different)
+				}
+			}
+		})
+	}
+}
+
+// slotOf is the slot of a node's replica.
+func (c *testCluster) slotOf(name string) (slot int, member bool) {
+	conf := c.committed()
+	if replica := conf.replica(name); replica != nil {
+		return replica.Slot, true
+	}
+	return 0, false
+}
+
+// primaryAgain makes an in-sync node Primary, if the Primary does not run.
+func (c *testCluster) primaryAgain() {
+	conf := c.committed()
+	if n := c.nodes[conf.Primary]; n != nil && n.resource != nil && n.incarnation == conf.PrimaryIncarnation {
+		return
+	}
+	heir := conf.InSync[0]
+	if c.nodes[heir].resource == nil {
+		c.start(heir)
+	}
+	c.promote(heir)
+}
+
+// stepOfMembers writes something and does one thing more, if that is possible then.
+func (c *testCluster) stepOfMembers(dice *rand.Rand) {
+	c.primaryAgain()
+	conf := c.committed()
+	c.writeSome(conf.Primary, dice.IntN(3))
+	conf = c.committed()
+	name := []string{"a", "b", "c", "d"}[dice.IntN(4)]
+	_, member := c.slotOf(name)
+	running := member && c.nodes[name].resource != nil
+	switch dice.IntN(5) {
+	case 0:
+		if running {
+			c.crash(name)
+		}
+	case 1:
+		if member && !running {
+			c.start(name)
+		}
+	case 2:
+		if member && name != conf.Primary && len(without(conf.InSync, name)) > 0 {
+			c.replaceReplica(name, dice.IntN(2) == 0, dice.IntN(2) == 0)
+		}
+	default:
+		if !member {
+			disk := newDisk()
+			copy(disk.p, c.nodes[conf.Primary].disk.p[:dice.IntN(4)<<20])
+			c.addReplica(name, c.freeSlot(), disk)
+		}
+	}
+}
+
+// replaceReplica removes a replica; again: and adds one there, on a new disk; unseen: nobody learns of the
+// removal alone.
+func (c *testCluster) replaceReplica(name string, again, unseen bool) {
+	slot, _ := c.slotOf(name)
+	disk := newDisk()
+	if again {
+		c.crash(name)
+	}
+	learn := c.arbiter.learn
+	if again && unseen {
+		c.arbiter.learn = func(Configuration) {}
+	}
+	c.removeReplica(name)
+	c.arbiter.learn = learn
+	c.crash(name)
+	if again {
+		c.addReplica(name, slot, disk)
+	}
+}
+
+// freeSlot is the lowest slot that no replica has.
+func (c *testCluster) freeSlot() int {
+	conf := c.committed()
+	for slot := 0; ; slot++ {
+		if !slices.ContainsFunc(conf.Replicas, func(r Replica) bool { return r.Slot == slot }) {
+			return slot
+		}
 	}
 }
