@@ -28,6 +28,7 @@ type heard struct {
 	refused     bool      // its port refused a connection since
 	exited      uint64    // the newest incarnation that has certainly ended
 	suspects    []string  // whom it suspects, by its newest beat
+	registered  uint64    // the incarnation that the record has
 }
 
 func newHearing(self string, suspect time.Duration, now time.Time) *hearing {
@@ -136,9 +137,15 @@ func (h *hearing) suspicions(names, voters []string, now time.Time) map[string]S
 	return all
 }
 
-// keep forgets the nodes that are not in names any more.
-func (h *hearing) keep(names []string) {
+// keep forgets the nodes that are not registered any more, and those that have joined again: their incarnations start anew, and what
+// was known of the former ones would be held against the new.
+func (h *hearing) keep(registered map[string]NodeRecord) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	maps.DeleteFunc(h.nodes, func(name string, _ *heard) bool { return !slices.Contains(names, name) })
+	maps.DeleteFunc(h.nodes, func(name string, n *heard) bool {
+		record, known := registered[name]
+		again := record.Incarnation < n.registered
+		n.registered = record.Incarnation
+		return !known || again
+	})
 }

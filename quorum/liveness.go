@@ -143,7 +143,7 @@ func (n *Node) updateBeaters(beaters map[string]*beater) {
 		beaters[name] = b
 		n.beaters.Go(func() { n.sendBeats(ctx, b) })
 	}
-	n.hearing.keep(slices.Collect(maps.Keys(state.Nodes)))
+	n.hearing.keep(state.Nodes)
 }
 
 // sendBeats keeps one connection to a node and sends beats on it, until ctx ends. A connection that ends is replaced at

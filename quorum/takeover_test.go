@@ -126,6 +126,18 @@ func TestHearing(t *testing.T) {
 		{"certified", func(h *hearing) { hears(h, "b", 1, 1990); h.exit("b", 1) }, 2000, Suspicion{Suspected: true, Votes: 1, Exited: 1}},
 		{"certified, and a late beat", func(h *hearing) { h.exit("b", 1); hears(h, "b", 1, 1990) }, 2000, Suspicion{Suspected: true, Votes: 1, Exited: 1}},
 		{"certified, and a new one", func(h *hearing) { h.exit("b", 1); hears(h, "b", 2, 1990) }, 2000, Suspicion{Exited: 1}},
+		{"certified, and joined again", func(h *hearing) {
+			hears(h, "b", 7, 1500)
+			h.keep(map[string]NodeRecord{"b": {Incarnation: 7}})
+			h.exit("b", 7)
+			h.keep(map[string]NodeRecord{"b": {Incarnation: 1}})
+			hears(h, "b", 1, 1990)
+		}, 2000, Suspicion{}},
+		{"certified, and registered anew", func(h *hearing) {
+			h.exit("b", 7)
+			h.keep(map[string]NodeRecord{"b": {Incarnation: 7}})
+			h.keep(map[string]NodeRecord{"b": {Incarnation: 8}})
+		}, 900, Suspicion{Suspected: true, Votes: 1, Exited: 7}},
 		{"this process slept", func(h *hearing) {
 			hears(h, "b", 1, 1950)
 			h.look(at(1960), 40*time.Millisecond)

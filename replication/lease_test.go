@@ -263,6 +263,30 @@ func TestAbandonedPromotionGrantsNoLease(t *testing.T) {
 	}
 }
 
+// What is known of the end of a process is not held against a later Primary of that node, whose incarnation may be lower: it has
+// joined again.
+func TestEndedPrimary(t *testing.T) {
+	r := &Resource{exited: map[string]exit{"a": {incarnation: 7, generation: 20}}}
+	for _, c := range []struct {
+		primary            string
+		incarnation, since uint64
+		want               bool
+	}{
+		{"a", 7, 5, true},
+		{"a", 6, 5, true},
+		{"a", 7, 20, true},
+		{"a", 8, 5, false},
+		{"a", 1, 21, false},
+		{"b", 7, 5, false},
+		{"", 0, 5, false},
+	} {
+		conf := Configuration{Primary: c.primary, PrimaryIncarnation: c.incarnation, PrimarySince: c.since}
+		if got := r.ended(&conf); got != c.want {
+			t.Errorf("incarnation %d of %q, Primary since %d: %v", c.incarnation, c.primary, c.since, got)
+		}
+	}
+}
+
 // A replica that left in good order stays in the set while the Primary gives its role up, and grants nothing: a read that
 // waits for it must not keep the role.
 func TestDemotionWithAReadThatWaits(t *testing.T) {

@@ -64,8 +64,8 @@ type Resource struct {
 	pulls         uint64      // begun so far
 	selfAdding    bool        // the admission of the Primary's own disk may be in flight
 	links         map[string]*link
-	exited        map[string]uint64 // the newest incarnation of a node that has certainly ended
-	proposal      bool              // one is under way
+	exited        map[string]exit // the incarnation of a node that has certainly ended, as last heard
+	proposal      bool            // one is under way
 	retryAt       time.Time
 	closing       bool
 	reason        string // why requests wait
@@ -93,7 +93,7 @@ func Open(cfg Config, conf Configuration) (*Resource, error) {
 		return nil, fmt.Errorf("resource %s has no replica on %s", conf.Resource, cfg.Node)
 	}
 	r := &Resource{cfg: cfg, name: conf.Resource, id: conf.ResourceID, log: cfg.Logger.With("resource", conf.Resource), learned: conf, detached: true,
-		failure: "no disk is attached", links: map[string]*link{}, exited: map[string]uint64{}, features: allFeatures, events: newMailbox(), urgent: newMailbox(), superTurn: make(chan struct{}, 1)}
+		failure: "no disk is attached", links: map[string]*link{}, exited: map[string]exit{}, features: allFeatures, events: newMailbox(), urgent: newMailbox(), superTurn: make(chan struct{}, 1)}
 	r.volume = newVolume(conf.SizeBytes, cfg.Workers, r.log)
 	r.volume.failed = func(local *localDisk, err error) { r.post(func() { r.diskFailed(local, err) }) }
 	r.volume.activityLogFull = func() { r.post(r.activityLogFull) }

@@ -57,12 +57,11 @@ func (r *Resource) pauseFor(ctx context.Context, d time.Duration) error {
 // Exited notes that an incarnation of a node has certainly ended: it answers no read any more, so that no lease has to be
 // waited out.
 func (r *Resource) Exited(node string, incarnation uint64) {
-	r.post(func() {
-		if r.exited[node] < incarnation {
-			r.exited[node] = incarnation
-		}
-	})
+	r.post(func() { r.exited[node] = exit{incarnation, r.learned.Generation} })
 }
+
+// exit is the end of a process, and the generation by which it was known.
+type exit struct{ incarnation, generation uint64 }
 
 // Silent says that nothing is heard of a node on another way. A session on which it is silent, too, ends at once: writes wait
 // for the removal of who died, and not for a time-out that has to bear a slow link.
@@ -76,9 +75,11 @@ func (r *Resource) Silent(node string) {
 	})
 }
 
-// ended reports whether the Primary that conf names is known to have ended.
+// ended reports whether the Primary that conf names is known to have ended. Whoever took the role later is another one: a node that
+// joins again, having lost its directory, counts its incarnations from one.
 func (r *Resource) ended(conf *Configuration) bool {
-	return conf.Primary != "" && r.exited[conf.Primary] >= conf.PrimaryIncarnation
+	known, any := r.exited[conf.Primary]
+	return any && conf.Primary != "" && known.incarnation >= conf.PrimaryIncarnation && known.generation >= conf.PrimarySince
 }
 
 // Demote gives the Primary role up in good order: stop, drain, flush everywhere, commit. It is no local decision: until
