@@ -136,6 +136,9 @@ func (c Promote) apply(s *State) (string, error) {
 	if err != nil {
 		return c.Resource, err
 	}
+	if c.Auto && r.Hold {
+		return c.Resource, refusef("the operator holds %s without a Primary", r.Name)
+	}
 	loss, err := r.promotable(s, c.Node, c.Incarnation)
 	if err != nil {
 		return c.Resource, err

@@ -126,6 +126,12 @@ func TestGuards(t *testing.T) {
 		why   string // part of the reason
 	}{
 		{"promote from clean", clean, promote(1, "a", 1), codeOK, ""},
+		{"promote where the operator holds it, nobody asks", with(served, Demote{Resource: "r", Generation: 2, Node: "a", Incarnation: 1, Clean: true, Hold: true}),
+			Promote{Resource: "r", Generation: 3, Node: "b", Incarnation: 1, Auto: true}, codeRefused, "operator holds"},
+		{"promote where the operator holds it", with(served, Demote{Resource: "r", Generation: 2, Node: "a", Incarnation: 1, Clean: true, Hold: true}),
+			promote(3, "b", 1), codeOK, ""},
+		{"promote without hold, nobody asks", with(served, Demote{Resource: "r", Generation: 2, Node: "a", Incarnation: 1, Clean: true}),
+			Promote{Resource: "r", Generation: 3, Node: "b", Incarnation: 1, Auto: true}, codeOK, ""},
 		{"promote with a stale generation", served, promote(1, "b", 1), codeStale, "generation 2"},
 		{"promote with a generation to come", served, promote(3, "b", 1), codeStale, "generation 2"},
 		{"promote of an unknown resource", clean, Promote{Resource: "x"}, codeRefused, "no resource"},

@@ -89,6 +89,7 @@ type Promote struct {
 	Generation  uint64 `json:"generation"`
 	Node        string `json:"node"`
 	Incarnation uint64 `json:"incarnation"`
+	Auto        bool   `json:"auto,omitempty"` // nobody asked for it
 	Reason      string `json:"reason"`
 	Now         int64  `json:"now,omitempty"` // Unix seconds by the proposer's clock, for the history
 }

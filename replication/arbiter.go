@@ -37,6 +37,7 @@ type Proposal struct {
 	TargetIncarnation uint64
 	TargetPromised    uint64
 	Clean             bool   // of a demotion: every replica of the set is flushed and equal
+	Auto              bool   // of a promotion: nobody asked for it
 	Hold              bool   // of a demotion: nobody is promoted without being asked for
 	Base              uint64 // of a force: the generation up to which this replica and the in-sync set are the same; 0: nothing tells
 	Promised          uint64 // of a force: by the proposer, durably

@@ -404,12 +404,16 @@ func (r *Resource) releaseRemoved() {
 // it Primary once: a role that was granted and given up or taken again is not asked for again, and a demotion that is
 // asked for meanwhile ends the attempt.
 func (r *Resource) Promote(ctx context.Context) error {
-	return r.PromoteBecause(ctx, "asked for on "+r.cfg.Node)
+	return r.promoteBy(ctx, func() (Proposal, bool, error) { return r.promotion("asked for on " + r.cfg.Node) })
 }
 
-// PromoteBecause is Promote with a reason for history.
+// PromoteBecause is Promote without an operator, whose hold it respects, for a reason that history keeps.
 func (r *Resource) PromoteBecause(ctx context.Context, why string) error {
-	return r.promoteBy(ctx, func() (Proposal, bool, error) { return r.promotion(why) })
+	return r.promoteBy(ctx, func() (p Proposal, serving bool, err error) {
+		p, serving, err = r.promotion(why)
+		p.Auto = true
+		return p, serving, err
+	})
 }
 
 // promoteBy makes this node Primary by what propose returns, which runs on the control loop.

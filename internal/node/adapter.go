@@ -57,7 +57,7 @@ func commandOf(p replication.Proposal) (quorum.Command, error) {
 	now := time.Now().Unix()
 	switch p.Kind {
 	case replication.ProposePromote:
-		return quorum.Promote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Reason: p.Reason, Now: now}, nil
+		return quorum.Promote{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Auto: p.Auto, Reason: p.Reason, Now: now}, nil
 	case replication.ProposeForce:
 		return quorum.Force{Resource: p.Resource, Generation: p.Generation, Node: p.Node, Incarnation: p.Incarnation, Base: p.Base,
 			Promised: p.Promised, Reason: p.Reason, Now: now}, nil
