@@ -43,6 +43,8 @@ func faults() []fault {
 		{name: "clock of the Primary set at a restart", do: clockOfPrimary},
 		{name: "clock of the Secondary set at a restart", stays: true, do: clockOfSecondary},
 		{name: "two faults at once", do: killBoth},
+		{name: "switched over", moves: true, do: switchOver},
+		{name: "switched over while the Secondary is killed", do: switchToKilled},
 	}
 }
 
@@ -554,4 +556,28 @@ func killBoth(ctx context.Context, p *game) error {
 		return err
 	}
 	return p.linger(ctx, p.between(time.Millisecond, 2*time.Second))
+}
+
+func switchOver(ctx context.Context, p *game) error {
+	primary, secondary, _, err := p.roles(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = p.Node(primary).MustSucceed(ctx, "switch", resource, "--to", secondary)
+	return err
+}
+
+// switchToKilled kills the node that takes over at some moment of a switch, which may succeed or fail.
+func switchToKilled(ctx context.Context, p *game) error {
+	primary, secondary, _, err := p.roles(ctx)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { // ends with the command, which is bounded
+		_, err := p.Node(primary).Command(ctx, "switch", resource, "--to", secondary)
+		ended <- err
+	}()
+	err = p.linger(ctx, time.Duration(p.random.Int64N(int64(100*time.Millisecond))))
+	return errors.Join(err, p.kill(secondary), <-ended)
 }

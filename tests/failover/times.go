@@ -79,6 +79,14 @@ func otherTimes() []measurement {
 				return p.network.Cut(ctx, apart(primary, append(p.others(primary), clientHost))...)
 			})
 		}},
+		{"switchover, write pause", "median 50 ms", func(ctx context.Context, p *game) (sample, error) {
+			p.history.beginPause()
+			if err := switchOver(ctx, p); err != nil {
+				return sample{}, err
+			}
+			err := p.serves(ctx, 100)
+			return sample{total: p.history.longestPause()}, err
+		}},
 		{"Secondary killed, write pause", "p99 300 ms", func(ctx context.Context, p *game) (sample, error) {
 			return p.timeLoss(ctx, func(secondary string) error { return p.kill(secondary) })
 		}},
