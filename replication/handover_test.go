@@ -330,18 +330,74 @@ func TestDeathInAHandOver(t *testing.T) {
 func TestHandOverDoesNotWaitForATick(t *testing.T) {
 	c := newTestClusterWithLog(t, 0)
 	c.tweak = func(r *Resource) {
-		r.cfg.Timing.PingInterval, r.cfg.Timing.PeerTimeout = time.Minute, time.Hour
+		r.cfg.Timing.PingInterval, r.cfg.Timing.PeerTimeout, r.cfg.Timing.LeaseInterval = time.Minute, time.Hour, time.Hour
 	}
 	c.form("a", "b")
-	c.promote("a")
-	c.writeSome("a", 10)
+	c.promote("b") // which doesn't dial: nothing but the end of what is under way wakes it
+	c.write("b", 0, randomBytes(bitmap.BlockBytes))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	done, err := c.switchTo(ctx, "a", "b")
+	// The flush ahead passes; a write that has come behind it is under way, on a, when requests begin to wait.
+	primary, target := c.nodes["b"].resource, c.nodes["a"]
+	held, release := make(chan struct{}, 64), make(chan struct{})
+	var flushes atomic.Int32
+	fault := func(what string) error {
+		switch {
+		case what == "sync" && flushes.Add(1) == 1:
+			c.begin("b", 0) // its extent is hot
+		case what == "write":
+			held <- struct{}{}
+			<-release
+		}
+		return nil
+	}
+	target.disk.fault.Store(&fault)
+	over := make(chan error, 1)
+	go func() {
+		done, err := primary.HandOver(ctx, "a", target.incarnation)
+		if err == nil {
+			err = target.resource.AwaitServing(ctx, done.Generation)
+		}
+		over <- err
+	}()
+	<-held
+	c.wait("requests to wait", func() bool {
+		primary.volume.mu.Lock()
+		defer primary.volume.mu.Unlock()
+		return primary.volume.gate == gateSuspended && primary.volume.settling
+	})
+	close(release)
+	if err := <-over; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A member that ends the session before it has taken a fresh Primary's generation up lacks nothing: it stays in the set, and nothing
+// is served without it.
+func TestUnconfirmedMemberStays(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 5)
+	held, release := c.hold("a", "b", FrameLeaseGrant, 0)
+	over, err := c.switchTo(t.Context(), "a", "b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.nodes["b"].resource.AwaitServing(ctx, done.Generation); err != nil {
+	<-held
+	waits := c.begin("b", 0)
+	c.parked("b")
+	lost := c.session("b", "a")
+	lost.fail(errors.New("the peer closed the connection"))
+	<-lost.ended
+	release()
+	if err := c.nodes["b"].resource.AwaitServing(t.Context(), over.Generation); err != nil {
 		t.Fatal(err)
 	}
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+	if got := c.arbiter.record(); len(got.InSync) != 2 || got.Generation != over.Generation {
+		t.Errorf("the record is %+v", got)
+	}
+	c.equal()
 }
