@@ -139,9 +139,15 @@ func TestThirdReplicaComesAndGoes(t *testing.T) {
 	l.waitWrites(t, 200)
 
 	s.duet(a, "resource", "edit", "r0", "--promotion", "manual", "--preferred", "c", "--disk-timeout", "30s")
-	if shown := s.duet(c, "resource", "show", "r0"); !strings.Contains(shown, "manual, preferred c") || !strings.Contains(shown, "disk timeout 30s") {
-		t.Errorf("after the edit:\n%s", shown)
-	}
+	s.within(settleTimeout, func(ctx context.Context) error {
+		return cluster.WaitFor(ctx, "c to learn of the edit", func() error {
+			shown := s.duet(c, "resource", "show", "r0")
+			if !strings.Contains(shown, "manual, preferred c") || !strings.Contains(shown, "disk timeout 30s") {
+				return fmt.Errorf("it has\n%s", shown)
+			}
+			return nil
+		})
+	})
 	s.refuses(a, "changes nothing", "resource", "edit", "r0", "--promotion", "manual")
 	s.kill(a)
 	<-l.done
