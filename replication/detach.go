@@ -84,10 +84,18 @@ func (r *Resource) mayDetach() error {
 		return fmt.Errorf("%w: no disk is attached on %s", ErrRefused, r.cfg.Node)
 	case r.learned.soleCopy(r.cfg.Node):
 		return r.lastCopy()
-	case r.demoting != nil || r.promotions > 0 || r.unresolved >= r.learned.Generation:
-		return fmt.Errorf("%w: a change of the role is under way", ErrRefused)
+	case r.demoting != nil || r.roleMayChange():
+		return errRoleChanges
 	}
 	return nil
+}
+
+// errRoleChanges refuses to touch the disk.
+var errRoleChanges = fmt.Errorf("%w: a change of the role is under way", ErrRefused)
+
+// roleMayChange reports whether this node may be Primary at any moment, by a promotion that is under way or was.
+func (r *Resource) roleMayChange() bool {
+	return r.promotions > 0 || r.unresolved >= r.learned.Generation
 }
 
 func (r *Resource) lastCopy() error {
@@ -107,6 +115,8 @@ func (r *Resource) leave(ctx context.Context) error {
 		case r.serving:
 			r.leaving = true // the gate closes; propose and adopt do the rest
 			return false, nil
+		case r.roleMayChange(): // since the detachment began
+			return false, errRoleChanges
 		}
 		r.leaving, r.holding = false, true
 		for _, l := range r.links {
@@ -289,6 +299,9 @@ func (r *Resource) mayAttach() error {
 	return nil
 }
 
+// errAttached ends a session in which nothing could be copied for want of a disk: the next one begins with it.
+var errAttached = errors.New("the disk of the Primary is attached again")
+
 // endSessions keeps new ones out, and reports whether none is left.
 func (r *Resource) endSessions() bool {
 	r.holding = true
@@ -315,6 +328,12 @@ func (r *Resource) reinstall(o *openedReplica) {
 	}
 	if err := r.promise(&r.adopted); err != nil {
 		r.diskFailed(r.local, err)
+		return
+	}
+	for _, l := range r.links {
+		if r.serving && l.session != nil && !l.begun {
+			l.session.fail(errAttached)
+		}
 	}
 }
 

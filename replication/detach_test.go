@@ -433,12 +433,16 @@ func TestDetachedDiskOfTheOnlyMember(t *testing.T) {
 	c.arbiter.mu.Unlock()
 	b.resource.Learn(conf)
 	c.wait("b is Primary", func() bool { return b.resource.Serving() })
+	c.start("a")
+	c.wait("b has nothing to copy from", func() bool {
+		peers := b.resource.Status().Peers
+		return len(peers) == 1 && strings.Contains(peers[0].Reason, "no in-sync disk")
+	})
 	if err := c.reattach("b"); err != nil {
 		t.Fatal(err)
 	}
 	c.wait("b serves", func() bool { return c.diskState("b") == "UpToDate" })
 	c.writeSome("b", 10)
-	c.start("a")
 	c.wait("all in sync", c.allInSync)
 	c.flush("b")
 	c.equal()
