@@ -169,10 +169,11 @@ func distrust(store *bitmap.Store, others bitmap.SlotMask) error {
 }
 
 // anew reports whether a member's disk was made anew since: it has never promised anything, but a Primary before the present one may
-// have had writes acknowledged by it. The first Primary serves only once every member has promised its generation.
+// have had writes acknowledged by it. The first Primary serves only once every member has promised its generation. The only member is
+// believed all the same: nobody has more.
 func (r *Resource) anew(conf *Configuration, sb *Superblock) bool {
 	first := conf.Generation <= 1 || conf.Primary != "" && conf.PrimarySince <= firstPromotion
-	if !sb.JustCreated || sb.Promised != 0 || !conf.inSync(r.cfg.Node) || first {
+	if !sb.JustCreated || sb.Promised != 0 || !conf.inSync(r.cfg.Node) || conf.soleCopy(r.cfg.Node) || first {
 		return false
 	}
 	r.log.Warn("the disk has been made anew since it was in sync", "generation", conf.Generation)

@@ -2,9 +2,13 @@ package replication
 
 import (
 	"errors"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
+
+	"duet/bitmap"
 )
 
 // A demotion that comes while a promotion is under way is the last word: it is answered when the role was given up, and
@@ -147,5 +151,57 @@ func TestDemotionWithAFailedDiskIsNotClean(t *testing.T) {
 	}
 	if conf := c.arbiter.record(); conf.Clean || conf.Primary != "" {
 		t.Errorf("the record is %+v", conf)
+	}
+}
+
+// A read waits for the range of a write that waits for the gate: neither has begun, and the role is given up without them.
+func TestDemotionBesideAReadBehindAWrite(t *testing.T) {
+	c := newTestCluster(t, "a", "b")
+	c.promote("a")
+	c.writeSome("a", 5)
+	c.converged("a")
+	meta := c.nodes["a"].meta
+	reached, until := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(until) })
+	t.Cleanup(release)
+	var first atomic.Bool
+	fault := func(what string) error {
+		if what == "write" && first.CompareAndSwap(false, true) {
+			close(reached)
+			<-until
+		}
+		return nil
+	}
+	meta.fault.Store(&fault)
+	v := c.nodes["a"].resource.Volume()
+	write, read := make(waitCompletion, 1), make(waitCompletion, 1)
+	off := uint64(0)
+	for v.local.store.TryAcquire(uint32(off/bitmap.ExtentBytes), uint32(off/bitmap.ExtentBytes)) { // a cold extent
+		v.local.store.Release(uint32(off/bitmap.ExtentBytes), uint32(off/bitmap.ExtentBytes))
+		off += bitmap.ExtentBytes
+	}
+	v.Write(randomBytes(4096), off, false, nil, write)
+	<-reached
+	v.Read(make([]byte, 4096), off, nil, read)
+	demoted := make(chan error, 1)
+	go func() { demoted <- c.nodes["a"].resource.Demote(t.Context()) }()
+	c.wait("the gate is closed", func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.gate != gateOpen
+	})
+	release()
+	select {
+	case err := <-demoted:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the role is never given up")
+	}
+	for what, done := range map[string]waitCompletion{"the write": write, "the read": read} {
+		if err := c.answer(what, done); err == nil {
+			t.Errorf("%s was answered without the role", what)
+		}
 	}
 }

@@ -27,6 +27,7 @@ type link struct {
 	begun      bool          // the session has its part
 	decided    *madeDecision // what the session began with; nil: nothing was decided yet
 	engaged    uint64        // the generation that the session was told
+	silentAt   time.Time     // when it was said last that nothing is heard of the node
 	known      bool          // this Primary knows every block that the peer may have changed
 	split      bool          // the peer is on the other side of a split
 	lost       bool          // a member whose session ended: its removal has to be committed

@@ -201,6 +201,12 @@ func (c *change) apply(disk Disk) error {
 // the page cache it is served at once; what would wait for the disk goes to a worker.
 func (v *Volume) read(r *request, b Batch) {
 	v.mu.Lock()
+	if v.gate != gateOpen && v.gate != gateFailing {
+		v.turnBackLocked(r, b)
+		return
+	}
+	v.reading++
+	r.round = v.leaseRound
 	local, dead := v.local, v.localDead || v.stale
 	v.mu.Unlock()
 	if local != nil && !dead {
@@ -210,6 +216,21 @@ func (v *Volume) read(r *request, b Batch) {
 		}
 	}
 	v.resumeOnWorker(r, phaseLocal)
+}
+
+// turnBackLocked makes of a read that waited for its range, until the gate was closed, one that has not begun; it unlocks v.mu. Who gives
+// the role up waits for the reads that have, and the range may have been held by a write that waits for the gate itself.
+func (v *Volume) turnBackLocked(r *request, b Batch) {
+	v.unlockRangeLocked(r)
+	switch v.gate {
+	case gateSuspended:
+		v.parked = append(v.parked, r)
+		v.mu.Unlock()
+	case gateFenced:
+		v.failLocked(r, ErrFenced, b)
+	default:
+		v.failLocked(r, ErrNotPrimary, b)
+	}
 }
 
 // executeRead reads from the local disk, or through a peer when there is none.

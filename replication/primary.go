@@ -163,7 +163,7 @@ func (r *Resource) propose() {
 			continue
 		}
 		member := r.adopted.inSync(l.node)
-		missing := l.session == nil && (l.lost || time.Now().After(r.graceEnd))
+		missing := l.session == nil && (l.lost || time.Now().After(r.graceEnd) || time.Since(l.silentAt) < silenceFresh)
 		unusable := l.session != nil && !l.begun && l.session.hello.unusable() // what it was before this session's resync
 		restarted := l.session != nil && r.adopted.restarted(l.node, l.session.hello.BootID)
 		if l.lost && l.session == nil || member && (missing || unusable || restarted) {

@@ -63,17 +63,23 @@ func (r *Resource) Exited(node string, incarnation uint64) {
 // exit is the end of a process, and the generation by which it was known.
 type exit struct{ incarnation, generation uint64 }
 
-// Silent says that nothing is heard of a node on another way. A session on which it is silent, too, ends at once: writes wait
-// for the removal of who died, and not for a time-out that has to bear a slow link.
+// Silent says that nothing is heard of a node on another way. A session on which it is silent, too, ends at once, and one that
+// has none is not waited for: writes wait for the removal of who died, and not for a time-out that has to bear a slow link.
 func (r *Resource) Silent(node string) {
 	r.post(func() {
-		if l := r.links[node]; l != nil && l.session != nil && r.serving {
-			if silence := l.session.silence(); silence > r.cfg.Timing.Suspect/2 {
-				l.session.fail(fmt.Errorf("nothing heard of %s for %v on any connection", node, silence.Round(time.Millisecond)))
-			}
+		l := r.links[node]
+		switch {
+		case l == nil || !r.serving:
+		case l.session == nil:
+			l.silentAt = time.Now()
+		case l.session.silence() > r.cfg.Timing.Suspect/2:
+			l.session.fail(fmt.Errorf("nothing heard of %s for %v on any connection", node, l.session.silence().Round(time.Millisecond)))
 		}
 	})
 }
+
+// silenceFresh is for how long the word that a node is silent counts.
+const silenceFresh = 200 * time.Millisecond
 
 // ended reports whether the Primary that conf names is known to have ended. Whoever took the role later is another one: a node that
 // joins again, having lost its directory, counts its incarnations from one.

@@ -234,10 +234,6 @@ func (v *Volume) submit(r *request, b Batch) {
 		flushWriters(send)
 		return
 	}
-	if r.op == opRead {
-		v.reading++
-		r.round = v.leaseRound
-	}
 	held := v.ranges.lock(&r.entry)
 	v.mu.Unlock()
 	if held {
