@@ -111,6 +111,7 @@ func TestPrimaryGoesOnWithoutAStuckDisk(t *testing.T) {
 					t.Errorf("read through the peer, later: other data, or %v", err)
 				}
 				c.crash("a")
+				c.diskTimeout = 10 * time.Second // the disk is well again, and the machine may be slow
 				c.start("a")
 				c.wait("b takes over", func() bool { return c.nodes["b"].resource.Promote(t.Context()) == nil })
 				c.wait("a in sync again", c.allInSync)
@@ -190,6 +191,7 @@ func TestSecondaryWithAStuckDisk(t *testing.T) {
 			})
 			release()
 			c.crash("b")
+			c.diskTimeout = 10 * time.Second // the disk is well again, and the machine may be slow
 			c.start("b")
 			c.wait("b in sync again", c.allInSync)
 			c.equal()

@@ -175,7 +175,7 @@ func (c *Cluster) addSettings(n *Node) error {
 		return err
 	}
 	_, err = f.WriteString("\n" + strings.Join(c.config.Settings, "\n") + "\n")
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Sync(), f.Close()) // a scenario may take the power
 }
 
 // Node returns the node of that name. A wrong name is a mistake of the test, so it panics.
